@@ -1,0 +1,1 @@
+//! libhostkv: the client library and its C ABI.

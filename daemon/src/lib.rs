@@ -1,0 +1,1 @@
+//! hostkvd: owner of the KV-cache pool.

@@ -1,0 +1,2 @@
+//! hostkvd.
+fn main() {}
