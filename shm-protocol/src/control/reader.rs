@@ -1,0 +1,183 @@
+//! Finding and verifying keys without a lock: the reader's half of the index.
+//!
+//! Called by the client on any thread. A batch goes in three passes so that the cache misses of its keys
+//! overlap: [`IndexReader::prefetch`] for all, [`IndexReader::locate`] for all, [`IndexReader::verify`] for
+//! all. A reader never waits: an entry that changes under it is a miss.
+//!
+//! Shared words are loaded relaxed and followed by an acquire fence, because only relaxed loads are
+//! guaranteed on memory that is mapped read-only.
+
+use super::header::HeaderView;
+use super::{ControlError, Tables, bucket, entry};
+use crate::extent::Extent;
+use crate::id::EntryNumber;
+use crate::key::{HashSecret, Key, KeyHash};
+use crate::sync::{Ordering, fence};
+use crate::view::View;
+
+/// A key that was readable when it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its entry.
+    pub entry: EntryNumber,
+    /// The entry's sequence number then (step R1).
+    pub seq: u64,
+    /// Where its object stands.
+    pub extent: Extent,
+}
+
+/// The index as a client sees it.
+#[derive(Clone, Copy)]
+pub struct IndexReader {
+    tables: Tables,
+    secret: HashSecret,
+}
+
+impl IndexReader {
+    /// A reader of a mapped control segment, after checking its header.
+    pub fn new(view: View) -> Result<IndexReader, ControlError> {
+        let header = HeaderView::new(view)?;
+        let geometry = header.verify()?;
+        Ok(IndexReader {
+            tables: Tables::new(&view, geometry, header.max_probe())?,
+            secret: header.hash_secret(),
+        })
+    }
+
+    /// A reader of tables whose header is not there, for models.
+    #[cfg(loom)]
+    pub fn for_model(
+        view: View,
+        geometry: super::Geometry,
+        max_probe: u32,
+        secret: HashSecret,
+    ) -> IndexReader {
+        IndexReader {
+            tables: Tables::new(&view, geometry, max_probe).expect("the model's geometry fits"),
+            secret,
+        }
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &Key) -> KeyHash {
+        self.secret.hash(key)
+    }
+
+    /// First pass: asks for the home bucket's cache line.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash) {
+        self.tables
+            .buckets
+            .prefetch(self.home(hash) * bucket::WORDS);
+    }
+
+    /// Second pass: the first entry in probe order whose tag is this hash's, with its line asked for.
+    ///
+    /// It is a candidate only; [`IndexReader::verify`] decides.
+    #[inline]
+    pub fn locate(&self, hash: KeyHash) -> Option<EntryNumber> {
+        let found = self.walk(hash, Some);
+        if let Some(entry) = found {
+            self.tables.entries.prefetch(entry.index() * entry::WORDS);
+        }
+        found
+    }
+
+    /// Third pass: whether `candidate` holds `key` and is readable now (steps R1 and R2). When it holds
+    /// another key of the same tag, the rest of the chain is looked through.
+    #[inline]
+    pub fn verify(&self, key: &Key, hash: KeyHash, candidate: EntryNumber) -> Option<Found> {
+        self.look(key, candidate).or_else(|| self.find(key, hash))
+    }
+
+    /// The whole search for one key.
+    #[inline]
+    pub fn find(&self, key: &Key, hash: KeyHash) -> Option<Found> {
+        self.walk(hash, |entry| self.look(key, entry))
+    }
+
+    /// Whether the entry still has the sequence number that [`Found`] reported (step R5, and R6's fence).
+    ///
+    /// After a pin and the batch's SeqCst fence, true means that the pin holds. Without a pin it means that
+    /// the key was there.
+    #[inline]
+    pub fn is_current(&self, found: &Found) -> bool {
+        let is_current = self.seq(found.entry) == found.seq;
+        // Acquire: the payload reads that follow come after the load; pairs with the release fence D5.
+        fence(Ordering::Acquire);
+        is_current
+    }
+
+    /// The entry's sequence number now (relaxed).
+    #[inline]
+    pub fn seq(&self, entry: EntryNumber) -> u64 {
+        self.tables
+            .entries
+            .get(entry.index() * entry::WORDS + entry::SEQ)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Number of entries.
+    pub fn entry_count(&self) -> u32 {
+        self.tables.entry_count
+    }
+
+    #[inline]
+    fn home(&self, hash: KeyHash) -> usize {
+        (hash.h0 & self.tables.bucket_mask) as usize
+    }
+
+    /// Calls `visit` for each entry of the chain that bears the hash's tag until it gives something.
+    #[inline]
+    fn walk<T>(&self, hash: KeyHash, mut visit: impl FnMut(EntryNumber) -> Option<T>) -> Option<T> {
+        let tag = bucket::SlotWord::tag_of(hash.h1);
+        let mut home = self.home(hash);
+        for _ in 0..self.tables.max_probe {
+            let first = home * bucket::WORDS;
+            for slot in 1..bucket::WORDS {
+                // Relaxed: a stale word leads to an entry whose seq or key does not match.
+                let word = self.tables.buckets.at(first + slot).load(Ordering::Relaxed);
+                if let Some(entry) = bucket::SlotWord(word).entry_with_tag(tag)
+                    && entry < self.tables.entry_count
+                    && let Some(result) = visit(EntryNumber(entry))
+                {
+                    return Some(result);
+                }
+            }
+            // Relaxed: the count is raised before a key behind it is linked and moves by one at a time, so a
+            // key that was there all along is never hidden.
+            if self.tables.buckets.at(first).load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            home = (home + 1) & self.tables.bucket_mask as usize;
+        }
+        None
+    }
+
+    /// Steps R1 and R2 for one entry.
+    #[inline]
+    fn look(&self, key: &Key, entry: EntryNumber) -> Option<Found> {
+        let first = entry.index() * entry::WORDS;
+        let load = |word: usize| self.tables.entries.at(first + word).load(Ordering::Relaxed);
+        let seq = load(entry::SEQ);
+        // Acquire: pairs with the release store D6, so that the fields are at least that generation's.
+        fence(Ordering::Acquire);
+        if !entry::is_readable(seq) {
+            return None;
+        }
+        let differs = key
+            .words()
+            .iter()
+            .enumerate()
+            .fold(0, |acc, (i, word)| acc | (load(entry::KEY + i) ^ word));
+        if differs != 0 {
+            return None;
+        }
+        Some(Found {
+            entry,
+            seq,
+            extent: Extent::unpack(load(entry::EXTENT)),
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! Recency: what a session has read, told to the daemon without a call.
+//!
+//! A released key leaves a record in a ring; the daemon drains the rings before it chooses victims. When the
+//! ring is full the client sets the entry's bit in the overflow bitmap instead: the order within the interval
+//! is lost, the touch is not.
+//!
+//! ```text
+//! record:  bit 63    32 31            0
+//!              lap     | entry number       lap = position / capacity + 1, low 32 bits
+//! ```
+//!
+//! Several threads push: a place is claimed by compare-and-swap on the head after the tail was checked. The
+//! daemon takes records in order and stops at the first whose lap is not the one it waits for, i.e. that is
+//! claimed but not written. A record is one word, so it is whole or not there.
+
+use super::{LeaseGeometry, header::LeaseHeader};
+use crate::id::EntryNumber;
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::{OutOfBounds, View, Words};
+use core::mem::offset_of;
+
+const LAP_SHIFT: u32 = 32;
+
+/// The recency ring and the overflow bitmap of one session, as either side sees them.
+#[derive(Clone, Copy)]
+pub struct Recency {
+    view: View,
+    ring: Words,
+    bitmap: Words,
+}
+
+impl Recency {
+    /// The ring and bitmap of a lease segment.
+    pub fn new(view: View, geometry: &LeaseGeometry) -> Result<Recency, OutOfBounds> {
+        view.u64(offset_of!(LeaseHeader, recency_head) as u64)?;
+        view.u64(offset_of!(LeaseHeader, recency_tail) as u64)?;
+        Ok(Recency {
+            view,
+            ring: view.words(
+                geometry.recency_offset(),
+                u64::from(geometry.recency_capacity),
+            )?,
+            bitmap: view.words(geometry.bitmap_offset(), u64::from(geometry.bitmap_words))?,
+        })
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        self.view
+            .u64(offset_of!(LeaseHeader, recency_head) as u64)
+            .expect("Recency::new checked that the word is mapped")
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        self.view
+            .u64(offset_of!(LeaseHeader, recency_tail) as u64)
+            .expect("Recency::new checked that the word is mapped")
+    }
+
+    fn place(&self, position: u64) -> usize {
+        (position % self.ring.count() as u64) as usize
+    }
+
+    fn lap(&self, position: u64) -> u64 {
+        (position / self.ring.count() as u64 + 1) & u64::from(u32::MAX)
+    }
+
+    /// Client: leaves a record; false when the ring was full and the bitmap took the touch.
+    #[inline]
+    pub fn touch(&self, entry: EntryNumber) -> bool {
+        let mut head = self.head().load(Ordering::Relaxed);
+        loop {
+            // Acquire: pairs with the daemon's store of the tail; the record there has been copied out.
+            let tail = self.tail().load(Ordering::Acquire);
+            if head.wrapping_sub(tail) >= self.ring.count() as u64 {
+                if let Some(word) = self.bitmap.get(entry.index() / 64) {
+                    // Relaxed: a hint without anything behind it.
+                    word.fetch_or(1 << (entry.0 % 64), Ordering::Relaxed);
+                }
+                return false;
+            }
+            // Relaxed: the claim only keeps two threads off one place.
+            match self.head().compare_exchange_weak(
+                head,
+                head + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(current) => head = current,
+            }
+        }
+        self.ring
+            .at(self.place(head))
+            // Release: one word, with nothing behind it; documents the hand-over.
+            .store(
+                self.lap(head) << LAP_SHIFT | u64::from(entry.0),
+                Ordering::Release,
+            );
+        true
+    }
+
+    /// Daemon: takes finished records from its private `tail` on, at most `most`, and gives the new tail.
+    pub fn drain(&self, tail: u64, most: usize, mut visit: impl FnMut(EntryNumber)) -> u64 {
+        let mut position = tail;
+        for _ in 0..most.min(self.ring.count()) {
+            let word = self
+                .ring
+                .at(self.place(position))
+                // Acquire: pairs with the push; documents the hand-over.
+                .load(Ordering::Acquire);
+            if word >> LAP_SHIFT != self.lap(position) {
+                break;
+            }
+            visit(EntryNumber(word as u32));
+            position += 1;
+        }
+        if position != tail {
+            // Release: pairs with the client's Acquire; the records before it have been read.
+            self.tail().store(position, Ordering::Release);
+        }
+        position
+    }
+
+    /// Daemon: takes every touch out of the overflow bitmap, in entry order.
+    pub fn sweep_overflow(&self, mut visit: impl FnMut(EntryNumber)) {
+        for index in 0..self.bitmap.count() {
+            let word = self.bitmap.at(index);
+            // Relaxed: a hint; a load first, because most words are zero and a swap would dirty them.
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                visit(EntryNumber(index as u32 * 64 + bits.trailing_zeros()));
+                bits &= bits - 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The only file that names the atomics.
+//!
+//! Everything that two threads or two processes do to the same word goes through these names, so that a
+//! build with `--cfg loom` runs the very code under the model checker.
+
+#[cfg(not(loom))]
+mod imp {
+    pub use std::sync::atomic::{
+        AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+}
+
+#[cfg(loom)]
+mod imp {
+    pub use loom::sync::atomic::{
+        AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+}
+
+pub use imp::*;
+
+/// Orders every earlier store to the payload, streaming ones included, before the next store or send that
+/// makes it visible.
+///
+/// On x86-64 a release fence is no instruction and does not order non-temporal stores, so this is `sfence`;
+/// elsewhere a release fence is enough. A writer calls it before a commit.
+#[inline]
+pub fn payload_store_fence() {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: `sfence` is part of SSE, which every x86-64 CPU has; it touches no memory.
+    unsafe {
+        core::arch::x86_64::_mm_sfence();
+    }
+    fence(Ordering::Release);
+}

@@ -1,0 +1,206 @@
+//! The cursor that frames are read with and the buffer that they are written with.
+//!
+//! The cursor checks every length against the frame before it reads; it never allocates by a number that it
+//! read, only by one that it has compared with the bytes at hand.
+
+use super::WireError;
+use crate::key::{KEY_BYTES, Key};
+
+/// Reads little-endian fields from a frame.
+#[derive(Debug, Clone)]
+pub struct Cursor<'a> {
+    frame: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor at the start of a frame.
+    pub fn new(frame: &'a [u8]) -> Cursor<'a> {
+        Cursor { frame, at: 0 }
+    }
+
+    /// The next `len` bytes.
+    pub fn bytes(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], WireError> {
+        let end = self
+            .at
+            .checked_add(len)
+            .filter(|end| *end <= self.frame.len());
+        let Some(end) = end else {
+            return Err(WireError::Short {
+                field,
+                len: self.frame.len(),
+            });
+        };
+        let bytes = &self.frame[self.at..end];
+        self.at = end;
+        Ok(bytes)
+    }
+
+    /// The next `N` bytes as an array.
+    pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], WireError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.bytes(N, field)?);
+        Ok(array)
+    }
+
+    /// One byte.
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, WireError> {
+        Ok(self.array::<1>(field)?[0])
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self, field: &'static str) -> Result<u16, WireError> {
+        Ok(u16::from_le_bytes(self.array(field)?))
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, WireError> {
+        Ok(u32::from_le_bytes(self.array(field)?))
+    }
+
+    /// Four bytes, signed.
+    pub fn i32(&mut self, field: &'static str) -> Result<i32, WireError> {
+        Ok(i32::from_le_bytes(self.array(field)?))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, WireError> {
+        Ok(u64::from_le_bytes(self.array(field)?))
+    }
+
+    /// A key.
+    pub fn key(&mut self) -> Result<Key, WireError> {
+        Ok(Key::from_bytes(&self.array::<KEY_BYTES>("a key")?)?)
+    }
+
+    /// A count of four bytes within `least..=most`, whose items of `item_bytes` each must be in the frame.
+    pub fn count(
+        &mut self,
+        least: usize,
+        most: usize,
+        item_bytes: usize,
+        field: &'static str,
+    ) -> Result<usize, WireError> {
+        let count = self.u32(field)? as usize;
+        if !(least..=most).contains(&count) {
+            return Err(WireError::Range {
+                field,
+                value: count as u64,
+                least: least as u64,
+                most: most as u64,
+            });
+        }
+        if count * item_bytes > self.frame.len() - self.at {
+            return Err(WireError::Short {
+                field,
+                len: self.frame.len(),
+            });
+        }
+        Ok(count)
+    }
+
+    /// A text of two bytes of length and that many bytes, `least..=most` long, without NUL.
+    pub fn text(
+        &mut self,
+        least: usize,
+        most: usize,
+        field: &'static str,
+    ) -> Result<&'a str, WireError> {
+        let len = usize::from(self.u16(field)?);
+        if !(least..=most).contains(&len) {
+            return Err(WireError::Range {
+                field,
+                value: len as u64,
+                least: least as u64,
+                most: most as u64,
+            });
+        }
+        let text =
+            core::str::from_utf8(self.bytes(len, field)?).map_err(|_| WireError::Text(field))?;
+        if text.contains('\0') {
+            return Err(WireError::Text(field));
+        }
+        Ok(text)
+    }
+
+    /// A text as [`Cursor::text`], without control characters.
+    pub fn plain_text(
+        &mut self,
+        least: usize,
+        most: usize,
+        field: &'static str,
+    ) -> Result<&'a str, WireError> {
+        let text = self.text(least, most, field)?;
+        if text.chars().any(char::is_control) {
+            return Err(WireError::Text(field));
+        }
+        Ok(text)
+    }
+
+    /// Ends the reading: nothing may be left.
+    pub fn finish(self) -> Result<(), WireError> {
+        match self.frame.len() - self.at {
+            0 => Ok(()),
+            left => Err(WireError::Trailing(left)),
+        }
+    }
+}
+
+/// Writes little-endian fields into a frame.
+#[derive(Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// An empty buffer.
+    pub fn new() -> Writer {
+        Writer {
+            bytes: Vec::with_capacity(256),
+        }
+    }
+
+    /// One byte.
+    pub fn u8(&mut self, value: u8) {
+        self.bytes.push(value);
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self, value: u16) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Four bytes, signed.
+    pub fn i32(&mut self, value: i32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self, value: u64) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A text with two bytes of length before it; cut at a character when it is longer than 65,535 bytes.
+    pub fn text(&mut self, text: &str) {
+        let len = text.floor_char_boundary(usize::from(u16::MAX));
+        self.u16(len as u16);
+        self.bytes(&text.as_bytes()[..len]);
+    }
+
+    /// The finished frame, its length filled in.
+    pub fn finish(mut self) -> Vec<u8> {
+        let len = self.bytes.len() as u32;
+        self.bytes[..4].copy_from_slice(&len.to_le_bytes());
+        self.bytes
+    }
+}

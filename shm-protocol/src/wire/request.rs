@@ -1,0 +1,267 @@
+//! What a client asks after HELLO.
+
+use super::codec::{Cursor, Writer};
+use super::header::{FrameHeader, MessageType, flags};
+use super::{
+    MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_DEVICE_BYTES, MAX_MODEL_NAME_BYTES,
+    MAX_REQUEST_ID_BYTES, WireError,
+};
+use crate::id::{EntryNumber, OpId};
+use crate::key::{KEY_BYTES, Key};
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Opens a keyspace.
+    Resolve(Resolve),
+    /// Asks for extents.
+    Reserve(Reserve),
+    /// Makes entries of a reservation readable, the last first.
+    Commit(Held),
+    /// Gives entries of a reservation back.
+    Abort(Held),
+    /// Removes keys.
+    Remove(Vec<Key>),
+    /// Removes all keys of the session's keyspaces, or of all.
+    Clear {
+        /// Bits of [`clear_flags`].
+        flags: u32,
+    },
+    /// Asks for the pool's figures.
+    Stats,
+    /// Asks for a recount of everything (admin).
+    Audit,
+    /// Asks for a sign of life.
+    Ping,
+    /// Ends the session; its client has unmapped the payload and holds nothing any more.
+    Bye,
+}
+
+/// Bits of [`Request::Clear`].
+pub mod clear_flags {
+    /// Every key there is; admin users only.
+    pub const ALL_KEYSPACES: u32 = 1;
+    /// All bits that have a meaning.
+    pub const ALL: u32 = ALL_KEYSPACES;
+}
+
+/// Bits of [`Resolve::flags`].
+pub mod resolve_flags {
+    /// Take the keyspace as it stands: any fingerprint and tokens per key, no take-over.
+    pub const AS_IT_STANDS: u32 = 1;
+    /// All bits that have a meaning.
+    pub const ALL: u32 = AS_IT_STANDS;
+}
+
+/// A keyspace to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolve {
+    /// Bits of [`resolve_flags`].
+    pub flags: u32,
+    /// Tokens that one key stands for; 0 = the daemon's chunk size.
+    pub tokens_per_key: u32,
+    /// The caller's number for dtype, shape, layer count and quantisation.
+    pub layout_fingerprint: u64,
+    /// Name of the model, 1 to 144 bytes.
+    pub model_name: String,
+    /// Salt of the tenant, 0 to 128 bytes.
+    pub cache_salt: String,
+}
+
+/// One key and the bytes wanted for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReserveItem {
+    /// The key.
+    pub key: Key,
+    /// Length of its object in bytes.
+    pub len_bytes: u32,
+}
+
+/// A reserve of 1 to 1024 keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserve {
+    /// The client's number for the reservation, unique within the session.
+    pub op_id: OpId,
+    /// The caller's request id; empty = none.
+    pub request_id: String,
+    /// The caller's device name; may be empty.
+    pub device: String,
+    /// What is wanted.
+    pub items: Vec<ReserveItem>,
+}
+
+/// An entry of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldItem {
+    /// The entry that the reserve's reply named.
+    pub entry: EntryNumber,
+    /// The generation that the reserve's reply named.
+    pub generation: u64,
+}
+
+/// Entries of one reservation, to be committed or aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The reservation.
+    pub op_id: OpId,
+    /// Which of its entries.
+    pub items: Vec<HeldItem>,
+}
+
+const RESERVE_ITEM_BYTES: usize = KEY_BYTES + 4;
+const HELD_ITEM_BYTES: usize = 12;
+
+impl Request {
+    /// The message type.
+    pub fn message(&self) -> MessageType {
+        match self {
+            Request::Resolve(_) => MessageType::Resolve,
+            Request::Reserve(_) => MessageType::Reserve,
+            Request::Commit(_) => MessageType::Commit,
+            Request::Abort(_) => MessageType::Abort,
+            Request::Remove(_) => MessageType::Remove,
+            Request::Clear { .. } => MessageType::Clear,
+            Request::Stats => MessageType::Stats,
+            Request::Audit => MessageType::Audit,
+            Request::Ping => MessageType::Ping,
+            Request::Bye => MessageType::Bye,
+        }
+    }
+
+    /// The frame.
+    pub fn encode(&self, request_id: u64, wants_reply: bool) -> Vec<u8> {
+        let mut w = FrameHeader {
+            message: self.message(),
+            flags: if wants_reply { 0 } else { flags::NO_REPLY },
+            request_id,
+        }
+        .start();
+        match self {
+            Request::Resolve(r) => {
+                w.u32(r.flags);
+                w.u32(r.tokens_per_key);
+                w.u64(r.layout_fingerprint);
+                w.text(&r.model_name);
+                w.text(&r.cache_salt);
+            }
+            Request::Reserve(r) => {
+                w.u64(r.op_id.0);
+                w.text(&r.request_id);
+                w.text(&r.device);
+                w.u32(r.items.len() as u32);
+                for item in &r.items {
+                    w.bytes(&item.key.to_bytes());
+                    w.u32(item.len_bytes);
+                }
+            }
+            Request::Commit(held) | Request::Abort(held) => encode_held(&mut w, held),
+            Request::Remove(keys) => {
+                w.u32(keys.len() as u32);
+                for key in keys {
+                    w.bytes(&key.to_bytes());
+                }
+            }
+            Request::Clear { flags } => w.u32(*flags),
+            Request::Stats | Request::Audit | Request::Ping | Request::Bye => {}
+        }
+        w.finish()
+    }
+
+    /// Reads the body of a request whose header has been read.
+    pub fn decode(header: &FrameHeader, mut c: Cursor<'_>) -> Result<Request, WireError> {
+        if header.flags & flags::REPLY != 0 {
+            return Err(WireError::UnknownBits {
+                field: "a request's flags",
+                bits: u32::from(flags::REPLY),
+            });
+        }
+        let request = match header.message {
+            MessageType::Resolve => Request::Resolve(Resolve {
+                flags: known_bits(
+                    c.u32("RESOLVE's flags")?,
+                    resolve_flags::ALL,
+                    "RESOLVE's flags",
+                )?,
+                tokens_per_key: c.u32("tokens_per_key")?,
+                layout_fingerprint: c.u64("layout_fingerprint")?,
+                model_name: c.text(1, MAX_MODEL_NAME_BYTES, "model_name")?.to_owned(),
+                cache_salt: c.text(0, MAX_CACHE_SALT_BYTES, "cache_salt")?.to_owned(),
+            }),
+            MessageType::Reserve => {
+                let op_id = OpId(c.u64("op_id")?);
+                let request_id = c
+                    .plain_text(0, MAX_REQUEST_ID_BYTES, "request_id")?
+                    .to_owned();
+                let device = c.plain_text(0, MAX_DEVICE_BYTES, "device")?.to_owned();
+                let count = c.count(1, MAX_BATCH_KEYS, RESERVE_ITEM_BYTES, "the item count")?;
+                let mut items = Vec::with_capacity(count);
+                for _ in 0..count {
+                    items.push(ReserveItem {
+                        key: c.key()?,
+                        len_bytes: c.u32("len_bytes")?,
+                    });
+                }
+                Request::Reserve(Reserve {
+                    op_id,
+                    request_id,
+                    device,
+                    items,
+                })
+            }
+            MessageType::Commit => Request::Commit(decode_held(&mut c)?),
+            MessageType::Abort => Request::Abort(decode_held(&mut c)?),
+            MessageType::Remove => {
+                let count = c.count(1, MAX_BATCH_KEYS, KEY_BYTES, "the key count")?;
+                let mut keys = Vec::with_capacity(count);
+                for _ in 0..count {
+                    keys.push(c.key()?);
+                }
+                Request::Remove(keys)
+            }
+            MessageType::Clear => Request::Clear {
+                flags: known_bits(c.u32("CLEAR's flags")?, clear_flags::ALL, "CLEAR's flags")?,
+            },
+            MessageType::Stats => Request::Stats,
+            MessageType::Audit => Request::Audit,
+            MessageType::Ping => Request::Ping,
+            MessageType::Bye => Request::Bye,
+            MessageType::Challenge | MessageType::Hello | MessageType::Error => {
+                return Err(WireError::UnknownType(header.message as u16));
+            }
+        };
+        c.finish()?;
+        Ok(request)
+    }
+}
+
+fn known_bits(bits: u32, known: u32, field: &'static str) -> Result<u32, WireError> {
+    if bits & !known != 0 {
+        return Err(WireError::UnknownBits {
+            field,
+            bits: bits & !known,
+        });
+    }
+    Ok(bits)
+}
+
+fn encode_held(w: &mut Writer, held: &Held) {
+    w.u64(held.op_id.0);
+    w.u32(held.items.len() as u32);
+    for item in &held.items {
+        w.u32(item.entry.0);
+        w.u64(item.generation);
+    }
+}
+
+fn decode_held(c: &mut Cursor<'_>) -> Result<Held, WireError> {
+    let op_id = OpId(c.u64("op_id")?);
+    let count = c.count(1, MAX_BATCH_KEYS, HELD_ITEM_BYTES, "the entry count")?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(HeldItem {
+            entry: EntryNumber(c.u32("an entry")?),
+            generation: c.u64("a generation")?,
+        });
+    }
+    Ok(Held { op_id, items })
+}
