@@ -1,0 +1,124 @@
+//! The audit: a recount of everything, entry by entry and unit by unit.
+//!
+//! It walks all tables at once and so holds the loop up for as long as they are large; it is for tests, for admins and
+//! for doubts, not for monitoring.
+
+use super::Store;
+use super::entries::EntryState;
+use hostkv_shm_protocol::id::EntryNumber;
+use hostkv_shm_protocol::key::KeyHash;
+use hostkv_shm_protocol::wire::reply::Audit;
+
+impl Store {
+    /// Counts bytes and entries by state and compares them with what the store believes.
+    pub fn audit(&mut self) -> Audit {
+        let mut audit = Audit {
+            capacity_bytes: self.config.payload_len,
+            free_bytes: self.units_to_bytes(self.allocator.free_units()),
+            entry_count: u64::from(self.entries.entry_count()),
+            ..Audit::default()
+        };
+        let mut faults = Vec::new();
+        let mut linked = 0;
+        for number in 0..self.entries.entry_count() {
+            let entry = EntryNumber(number);
+            let bytes = self.extent_bytes(entry);
+            let state = self.entries.state(entry);
+            let (count, sum) = match state {
+                EntryState::Free => (&mut audit.free_count, None),
+                EntryState::Reserved => {
+                    (&mut audit.reserved_count, Some(&mut audit.reserved_bytes))
+                }
+                EntryState::Committed => (&mut audit.object_count, Some(&mut audit.object_bytes)),
+                EntryState::Zombie => (&mut audit.zombie_count, Some(&mut audit.zombie_bytes)),
+                EntryState::Quarantine => (
+                    &mut audit.quarantined_count,
+                    Some(&mut audit.quarantined_bytes),
+                ),
+                EntryState::Revoked => (&mut audit.revoked_count, None),
+            };
+            *count += 1;
+            match sum {
+                Some(sum) if bytes > 0 => *sum += bytes,
+                None if bytes == 0 => {}
+                _ => faults.push(format!("entry {number} is {state:?} and has {bytes} bytes")),
+            }
+            if matches!(state, EntryState::Reserved | EntryState::Committed) {
+                linked += 1;
+                let found = self
+                    .key_of(entry)
+                    .and_then(|key| self.index.find(&key, self.index.hash(&key)));
+                if found != Some(entry) {
+                    faults.push(format!("entry {number} is {state:?} and not linked"));
+                }
+            }
+        }
+        self.audit_sums(&audit, linked, &mut faults);
+        for ledger in self.sessions.iter().flatten() {
+            let pins = &ledger.lease.pins;
+            audit.pin_count += (0..pins.scan_len())
+                .filter(|slot| pins.scan(*slot).entry().is_some())
+                .count() as u64;
+            let held: u64 = ledger
+                .reservations
+                .values()
+                .flat_map(|r| &r.entries)
+                .map(|entry| self.extent_bytes(*entry))
+                .sum();
+            if held != ledger.reserved_bytes {
+                faults.push(format!(
+                    "session {} is charged {} reserved bytes and holds {held}",
+                    ledger.id.0, ledger.reserved_bytes
+                ));
+            }
+        }
+        audit.verdict = faults.join("; ");
+        audit
+    }
+
+    fn audit_sums(&self, audit: &Audit, linked: u64, faults: &mut Vec<String>) {
+        let bytes = audit.object_bytes
+            + audit.reserved_bytes
+            + audit.zombie_bytes
+            + audit.quarantined_bytes
+            + audit.free_bytes;
+        if bytes != self.units_to_bytes(self.allocator.capacity_units()) {
+            faults.push(format!(
+                "objects, reservations, zombies, quarantine and free bytes are {bytes}, the payload {}",
+                audit.capacity_bytes
+            ));
+        }
+        let charged: u64 = self
+            .sessions
+            .iter()
+            .flatten()
+            .map(|l| l.reserved_bytes)
+            .sum();
+        if audit.reserved_bytes + audit.quarantined_bytes != self.reserved_bytes
+            || charged != self.reserved_bytes
+            || audit.quarantined_bytes != self.quarantined_bytes
+        {
+            faults.push(format!(
+                "reserved bytes are {} and quarantined {}, booked {} and {}, charged {charged}",
+                audit.reserved_bytes,
+                audit.quarantined_bytes,
+                self.reserved_bytes,
+                self.quarantined_bytes
+            ));
+        }
+        if let Err(fault) = self.allocator.audit() {
+            faults.push(fault);
+        }
+        let hash_of = |entry: EntryNumber| match self.key_of(entry) {
+            Some(key) => self.index.hash(&key),
+            None => KeyHash { h0: 0, h1: 0 },
+        };
+        match self.index.audit(hash_of) {
+            Ok(count) if count == linked => {}
+            Ok(count) => faults.push(format!(
+                "the index links {count} entries; {linked} are reserved or committed"
+            )),
+            Err(fault) => faults.push(fault),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What the daemon alone knows of each entry: its state, its owner, its place in the eviction order.
+//!
+//! Called by the store on the loop's thread. Private memory, 12 bytes an entry, allocated whole at start.
+//!
+//! ```text
+//!                    reserve              commit               unpublish
+//!        +--> Free ----------> Reserved ----------> Committed -----------> Zombie
+//!        |     ^  ^  abort,      |  |  time to live                         |  |
+//!        |     |  +--- death ----+  +----> Quarantine                       |  | every pin is void
+//!        |     +---- abort, death ------------+         no slot names it    |  v
+//!        +------------------------------------------------------------------+ Revoked
+//!        +--------------------------------- no slot names it ------------------+
+//! ```
+//!
+//! Committed entries are linked in the eviction order, free ones in the free list; both use the same two
+//! links, because an entry is never in both.
+
+use hostkv_shm_protocol::id::EntryNumber;
+
+/// Where an entry is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EntryState {
+    /// In the free list.
+    Free = 0,
+    /// Holds an extent that its owner writes; linked in the index, not readable.
+    Reserved = 1,
+    /// Readable.
+    Committed = 2,
+    /// Unpublished and not in the index; its extent stays until a scan finds no pin on it.
+    Zombie = 3,
+    /// Its reservation expired; not in the index; its extent stays until the writer aborts or ends.
+    Quarantine = 4,
+    /// Its pins are void and its extent is gone; the number stays until no slot names it.
+    Revoked = 5,
+}
+
+/// A link or an owner that is none.
+const NONE: u32 = u32::MAX;
+const STATE_SHIFT: u32 = 28;
+const OWNER_MASK: u32 = (1 << STATE_SHIFT) - 1;
+
+/// Most sessions that an owner field can tell apart.
+pub const MAX_OWNERS: u32 = OWNER_MASK;
+
+#[derive(Clone, Copy)]
+struct Aux {
+    prev: u32,
+    next: u32,
+    /// State in the top 4 bits, owner (a session's slot) in the low 28.
+    state_and_owner: u32,
+}
+
+/// All entries' records, the free list, and the links of the eviction order.
+pub struct EntryTable {
+    aux: Vec<Aux>,
+    free_head: u32,
+    counts: [u32; 6],
+}
+
+/// The two ends of a list through the table's links; `front` is the hottest.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryList {
+    front: u32,
+    back: u32,
+    len: u32,
+}
+
+impl Default for EntryList {
+    fn default() -> Self {
+        EntryList {
+            front: NONE,
+            back: NONE,
+            len: 0,
+        }
+    }
+}
+
+impl EntryList {
+    /// Number of entries in the list.
+    pub fn count(&self) -> u32 {
+        self.len
+    }
+
+    /// The coldest entry.
+    pub fn back(&self) -> Option<EntryNumber> {
+        (self.back != NONE).then_some(EntryNumber(self.back))
+    }
+}
+
+impl EntryTable {
+    /// `entry_count` free entries; the lowest numbers are taken first.
+    pub fn new(entry_count: u32) -> EntryTable {
+        let aux = (0..entry_count)
+            .map(|i| Aux {
+                prev: NONE,
+                next: if i + 1 < entry_count { i + 1 } else { NONE },
+                state_and_owner: OWNER_MASK,
+            })
+            .collect();
+        EntryTable {
+            aux,
+            free_head: if entry_count > 0 { 0 } else { NONE },
+            counts: [entry_count, 0, 0, 0, 0, 0],
+        }
+    }
+
+    /// Number of entries.
+    pub fn entry_count(&self) -> u32 {
+        self.aux.len() as u32
+    }
+
+    /// Entries in a state.
+    pub fn count(&self, state: EntryState) -> u32 {
+        self.counts[state as usize]
+    }
+
+    /// Entries that are not free.
+    pub fn used(&self) -> u32 {
+        self.entry_count() - self.count(EntryState::Free)
+    }
+
+    /// Whether the number is one of this table's; what a client said must be asked.
+    pub fn contains(&self, entry: EntryNumber) -> bool {
+        entry.0 < self.entry_count()
+    }
+
+    /// State of an entry.
+    pub fn state(&self, entry: EntryNumber) -> EntryState {
+        match self.aux[entry.index()].state_and_owner >> STATE_SHIFT {
+            0 => EntryState::Free,
+            1 => EntryState::Reserved,
+            2 => EntryState::Committed,
+            3 => EntryState::Zombie,
+            4 => EntryState::Quarantine,
+            _ => EntryState::Revoked,
+        }
+    }
+
+    /// The session slot that owns a reserved or quarantined entry.
+    pub fn owner(&self, entry: EntryNumber) -> Option<u32> {
+        let owner = self.aux[entry.index()].state_and_owner & OWNER_MASK;
+        (owner != OWNER_MASK).then_some(owner)
+    }
+
+    /// Moves an entry to another state; Reserved and Quarantine have an owner, the others have none.
+    pub fn set_state(&mut self, entry: EntryNumber, state: EntryState, owner: Option<u32>) {
+        let old = self.state(entry);
+        self.counts[old as usize] -= 1;
+        self.counts[state as usize] += 1;
+        self.aux[entry.index()].state_and_owner =
+            (state as u32) << STATE_SHIFT | owner.unwrap_or(OWNER_MASK) & OWNER_MASK;
+    }
+
+    /// Takes a free entry for `owner`, in state Reserved.
+    pub fn take(&mut self, owner: u32) -> Option<EntryNumber> {
+        if self.free_head == NONE {
+            return None;
+        }
+        let entry = EntryNumber(self.free_head);
+        self.free_head = self.aux[entry.index()].next;
+        self.aux[entry.index()].next = NONE;
+        self.set_state(entry, EntryState::Reserved, Some(owner));
+        Some(entry)
+    }
+
+    /// Gives an entry back to the free list.
+    pub fn give_back(&mut self, entry: EntryNumber) {
+        debug_assert_ne!(self.state(entry), EntryState::Free);
+        self.set_state(entry, EntryState::Free, None);
+        self.aux[entry.index()].prev = NONE;
+        self.aux[entry.index()].next = self.free_head;
+        self.free_head = entry.0;
+    }
+
+    /// Puts an entry at the hot end of a list.
+    pub fn push_front(&mut self, list: &mut EntryList, entry: EntryNumber) {
+        self.aux[entry.index()].prev = NONE;
+        self.aux[entry.index()].next = list.front;
+        match list.front {
+            NONE => list.back = entry.0,
+            front => self.aux[front as usize].prev = entry.0,
+        }
+        list.front = entry.0;
+        list.len += 1;
+    }
+
+    /// Takes an entry out of the list that it is in.
+    pub fn unlink(&mut self, list: &mut EntryList, entry: EntryNumber) {
+        let Aux { prev, next, .. } = self.aux[entry.index()];
+        match prev {
+            NONE => list.front = next,
+            prev => self.aux[prev as usize].next = next,
+        }
+        match next {
+            NONE => list.back = prev,
+            next => self.aux[next as usize].prev = prev,
+        }
+        self.aux[entry.index()].prev = NONE;
+        self.aux[entry.index()].next = NONE;
+        list.len -= 1;
+    }
+
+    /// Bytes of private memory.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.aux.capacity() * size_of::<Aux>()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_lowest_first_and_come_back() {
+        let mut table = EntryTable::new(3);
+        let taken: Vec<_> = (0..3).map(|_| table.take(7).unwrap()).collect();
+        assert_eq!(taken, [EntryNumber(0), EntryNumber(1), EntryNumber(2)]);
+        assert_eq!(table.take(7), None);
+        assert_eq!(table.owner(EntryNumber(1)), Some(7));
+        table.give_back(EntryNumber(1));
+        assert_eq!(table.owner(EntryNumber(1)), None);
+        assert_eq!(table.used(), 2);
+        assert_eq!(table.take(8), Some(EntryNumber(1)));
+    }
+
+    #[test]
+    fn a_list_keeps_its_order_through_pushes_and_unlinks() {
+        let mut table = EntryTable::new(4);
+        let mut list = EntryList::default();
+        let e: Vec<_> = (0..4).map(|_| table.take(0).unwrap()).collect();
+        for entry in &e {
+            table.push_front(&mut list, *entry);
+        }
+        table.unlink(&mut list, e[0]);
+        table.unlink(&mut list, e[2]);
+        assert_eq!((list.back(), list.count()), (Some(e[1]), 2));
+        table.unlink(&mut list, e[1]);
+        assert_eq!(list.back(), Some(e[3]));
+        table.unlink(&mut list, e[3]);
+        assert_eq!((list.back(), list.count()), (None, 0));
+    }
+}

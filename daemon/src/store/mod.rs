@@ -1,0 +1,297 @@
+//! The cache as plain synchronous code: no sockets, no clock; time is an argument.
+//!
+//! The loop's thread owns the one [`Store`] and calls it from `request/` (one method for each request) and from the
+//! loop itself ([`Store::slice`], [`Store::tick`], [`Store::fold`]). The store never calls up and never waits.
+//!
+//! ```text
+//!   request/*  --> reserve ----> entries, allocator, index.link        (parked when it must evict)
+//!              --> commit  ----> index.publish, policy.insert
+//!              --> remove  ----> index.unpublish ---> zombies ---scan---> freed, or kept while pinned
+//!   loop       --> slice   ----> scan, parked reserves, sweeps, eviction passes: bounded pieces of work
+//!              --> tick    ----> recency, times to live, gauges, gate
+//! ```
+//!
+//! Everything that leaves the index goes through one door: it is unpublished, becomes a zombie, and the next scan
+//! either frees it or keeps it while a pin names it. The states are drawn in [`entries`].
+//!
+//! Modules, each using only those above it: [`stats`], `slice`, [`entries`], [`allocator`], [`eviction`],
+//! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
+//! `reserve`, `commit`, `remove`, `evict`, `figures`, `audit`.
+
+pub mod allocator;
+mod audit;
+mod commit;
+pub mod entries;
+mod evict;
+pub mod eviction;
+mod figures;
+pub mod ledger;
+pub mod names;
+mod parked;
+mod pins;
+mod remove;
+mod reserve;
+mod sessions;
+mod slice;
+pub mod stats;
+pub mod watermark;
+
+#[cfg(test)]
+mod tests;
+
+pub use figures::Gauges;
+pub use ledger::LeaseParts;
+pub use names::Resolved;
+pub use parked::{Outcome, Resumed, Ticket};
+pub use sessions::SessionEnd;
+pub use slice::SLICE_NS;
+pub use stats::Stats;
+
+use crate::config::EvictionPolicy;
+use allocator::Allocator;
+use entries::{EntryState, EntryTable};
+use evict::{Pass, ScanStage};
+use eviction::Policy;
+use hostkv_shm_protocol::control::ControlError;
+use hostkv_shm_protocol::control::header::HeaderView;
+use hostkv_shm_protocol::control::writer::IndexWriter;
+use hostkv_shm_protocol::extent::max_object_bytes;
+use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::status::Status;
+use hostkv_shm_protocol::view::View;
+use ledger::Ledger;
+use names::Names;
+use parked::Progress;
+use pins::PinMarks;
+use remove::Sweep;
+use std::collections::{HashMap, VecDeque};
+use watermark::Watermark;
+
+/// A moment of CLOCK_MONOTONIC, in nanoseconds.
+pub type Nanos = u64;
+
+/// Nanoseconds of a second.
+const SECOND: Nanos = 1_000_000_000;
+/// Share of the payload that one session may pin.
+const PIN_QUOTA_DIVISOR: u64 = 2;
+/// Share of the payload that all sessions together may have reserved.
+const POOL_RESERVED_DIVISOR: u64 = 2;
+
+/// A request that is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, as a number.
+    pub status: Status,
+    /// One sentence with the value, the limit and the remedy.
+    pub text: String,
+}
+
+/// What the store is told at start.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Length of the payload in bytes.
+    pub payload_len: u64,
+    /// Unit of extents in bytes.
+    pub align_bytes: u32,
+    /// Who goes first.
+    pub policy: EvictionPolicy,
+    /// Share of the payload, or of the index, in use at which eviction starts.
+    pub watermark: f64,
+    /// Share of what is used that a pass frees.
+    pub ratio: f64,
+    /// Age at which a reservation expires.
+    pub write_ttl_ns: Option<u64>,
+    /// Age at which a pin may be voided.
+    pub read_ttl_ns: Option<u64>,
+    /// Tokens per key of a keyspace that names none.
+    pub chunk_size: u32,
+    /// Most sessions at a time.
+    pub max_sessions: u32,
+    /// Reserved bytes of one session as a share of the payload.
+    pub max_reserved_ratio: f64,
+    /// Most keyspaces.
+    pub max_keyspaces: u32,
+    /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
+    pub slice_ns: u32,
+}
+
+/// The cache.
+pub struct Store {
+    config: StoreConfig,
+    header: HeaderView,
+    index: IndexWriter,
+    entries: EntryTable,
+    allocator: Allocator,
+    names: Names,
+    policy: Box<dyn Policy>,
+    watermark: Watermark,
+    sessions: Vec<Option<Ledger>>,
+    session_slots: HashMap<SessionId, usize>,
+    last_session: u64,
+    stats: Stats,
+    /// Reserved bytes of all sessions, quarantined ones included.
+    reserved_bytes: u64,
+    /// Quarantined bytes alone.
+    quarantined_bytes: u64,
+    /// Unpublished entries that have not been freed, and revoked ones whose number a slot still names.
+    zombies: Vec<EntryNumber>,
+    /// Whether something was unpublished, or a pin may have gone, since the last scan's fence.
+    wants_scan: bool,
+    scan: Option<ScanStage>,
+    marks: PinMarks,
+    /// With a read time to live: when the youngest pin on each pinned entry was first seen.
+    youngest_pin: HashMap<EntryNumber, Nanos>,
+    pass: Option<Pass>,
+    /// A pass could not reach its goal; the next one waits for the second to change.
+    pass_is_blocked: bool,
+    parked: VecDeque<Progress>,
+    last_ticket: u64,
+    sweeps: VecDeque<Sweep>,
+    /// Session slot at which the next drain of recency rings goes on.
+    recency_cursor: usize,
+    /// Records taken from that session in this round.
+    recency_taken: u32,
+    /// Second of the last once-a-second work.
+    last_second: Nanos,
+    last_usage_line: Option<Nanos>,
+    last_pinned_warning: Option<Nanos>,
+    last_reported_usage: u64,
+}
+
+impl Store {
+    /// The store of a control segment whose header has been initialised.
+    pub fn new(config: StoreConfig, control: View) -> Result<Store, ControlError> {
+        let index = IndexWriter::new(control)?;
+        let header = HeaderView::new(control)?;
+        let entry_count = index.entry_count();
+        let units = config.payload_len / u64::from(config.align_bytes);
+        let units = u32::try_from(units).map_err(|_| ControlError::Field {
+            field: "payload_len in units of align_bytes",
+            value: units,
+        })?;
+        Ok(Store {
+            policy: eviction::policy(config.policy),
+            watermark: Watermark {
+                trigger: config.watermark,
+                ratio: config.ratio,
+            },
+            config,
+            header,
+            index,
+            entries: EntryTable::new(entry_count),
+            allocator: Allocator::new(units, entry_count),
+            names: Names::default(),
+            sessions: Vec::new(),
+            session_slots: HashMap::new(),
+            last_session: 0,
+            stats: Stats::default(),
+            reserved_bytes: 0,
+            quarantined_bytes: 0,
+            zombies: Vec::new(),
+            wants_scan: false,
+            scan: None,
+            marks: PinMarks::new(entry_count),
+            youngest_pin: HashMap::new(),
+            pass: None,
+            pass_is_blocked: false,
+            parked: VecDeque::new(),
+            last_ticket: 0,
+            sweeps: VecDeque::new(),
+            recency_cursor: 0,
+            recency_taken: 0,
+            last_second: 0,
+            last_usage_line: None,
+            last_pinned_warning: None,
+            last_reported_usage: 0,
+        })
+    }
+
+    /// The control segment's header.
+    pub fn header(&self) -> HeaderView {
+        self.header
+    }
+
+    /// Most bytes that one session may pin: half of the payload.
+    pub fn pin_quota_bytes(&self) -> u64 {
+        self.config.payload_len / PIN_QUOTA_DIVISOR
+    }
+
+    /// Most bytes that one session may have reserved.
+    pub fn reserve_quota_bytes(&self) -> u64 {
+        (self.config.payload_len as f64 * self.config.max_reserved_ratio) as u64
+    }
+
+    /// Most bytes that all sessions together may have reserved: half of the payload.
+    pub fn pool_reserve_quota_bytes(&self) -> u64 {
+        self.config.payload_len / POOL_RESERVED_DIVISOR
+    }
+
+    /// Largest object in bytes.
+    pub fn max_object_bytes(&self) -> u64 {
+        max_object_bytes(self.config.payload_len, u64::from(self.config.align_bytes))
+    }
+
+    /// Changes what may change while serving.
+    pub fn set_limits(
+        &mut self,
+        watermark: f64,
+        ratio: f64,
+        max_reserved_ratio: f64,
+        max_keyspaces: u32,
+    ) {
+        self.watermark = Watermark {
+            trigger: watermark,
+            ratio,
+        };
+        self.config.max_reserved_ratio = max_reserved_ratio;
+        self.config.max_keyspaces = max_keyspaces;
+        self.pass_is_blocked = false;
+    }
+
+    fn units_to_bytes(&self, units: u32) -> u64 {
+        u64::from(units) * u64::from(self.config.align_bytes)
+    }
+
+    /// Bytes of an entry's extent, rounded up to the alignment; 0 when it has none.
+    fn extent_bytes(&self, entry: EntryNumber) -> u64 {
+        self.allocator
+            .extent(entry.0)
+            .map_or(0, |(_, units)| self.units_to_bytes(units))
+    }
+
+    fn key_of(&self, entry: EntryNumber) -> Option<Key> {
+        Key::from_words(self.index.key_words(entry)).ok()
+    }
+
+    /// Takes an unlinked entry's extent and number back, whatever its state.
+    fn free_entry(&mut self, entry: EntryNumber) {
+        if self.allocator.extent(entry.0).is_some() {
+            self.allocator.free(entry.0);
+        }
+        if let Some(key) = self.key_of(entry) {
+            self.names.entry_freed(key.keyspace());
+        }
+        self.entries.give_back(entry);
+    }
+
+    /// Takes back an entry of a reservation; the caller takes its bytes off the session's account.
+    fn free_held(&mut self, entry: EntryNumber) -> u64 {
+        let bytes = self.extent_bytes(entry);
+        match self.entries.state(entry) {
+            EntryState::Reserved => {
+                if let Some(key) = self.key_of(entry) {
+                    self.index.unlink(entry, self.index.hash(&key));
+                }
+                // A late commit of the same writer names the old sequence number and is refused.
+                self.index.revoke(entry);
+            }
+            EntryState::Quarantine => self.quarantined_bytes -= bytes,
+            EntryState::Free | EntryState::Committed | EntryState::Zombie | EntryState::Revoked => {
+                return 0;
+            }
+        }
+        self.free_entry(entry);
+        bytes
+    }
+}

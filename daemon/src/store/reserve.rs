@@ -1,0 +1,283 @@
+//! Reserve: extents for new keys, each its own, the longest leading run that fits.
+//!
+//! ```text
+//!   reserve --> advance --all answered--> Done
+//!                  | lacks bytes or an entry
+//!                  v
+//!               parked --> (slice) make room --> advance ... --> Resumed
+//! ```
+
+use super::entries::EntryState;
+use super::ledger::Reservation;
+use super::parked::{Lack, Outcome, Progress, Ticket, refused};
+use super::slice::Effort;
+use super::{Nanos, Refusal, Store};
+use hostkv_shm_protocol::extent::{Extent, units_for};
+use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::key::{Key, KeyHash};
+use hostkv_shm_protocol::status::{Reason, Status};
+use hostkv_shm_protocol::wire::reply::ReservedItem;
+use hostkv_shm_protocol::wire::request::{Reserve, ReserveItem};
+
+impl Store {
+    /// Reserves extents; parked when that needs eviction.
+    pub fn reserve(
+        &mut self,
+        id: SessionId,
+        request: Reserve,
+        now: Nanos,
+    ) -> Result<Outcome<Vec<ReservedItem>>, Refusal> {
+        let slot = self.slot_of(id)?;
+        self.check_reserve(slot, &request)?;
+        let requested_bytes = request
+            .items
+            .iter()
+            .map(|item| u64::from(item.len_bytes).next_multiple_of(self.align()))
+            .sum();
+        let mut progress = Progress {
+            ticket: Ticket(0),
+            session: id,
+            answers: Vec::with_capacity(request.items.len()),
+            request,
+            ended: None,
+            started: now,
+            requested_bytes,
+            evicted_bytes: 0,
+            evicted_entries: 0,
+            looked_at: 0,
+            has_rescanned: false,
+            has_drained: false,
+        };
+        // A request never waits in line for nothing: what fits is granted, also past parked ones.
+        match self.advance(&mut progress, None) {
+            Advance::Done => Ok(Outcome::Done(self.finish_reserve(progress).1)),
+            Advance::Spent | Advance::Lacks(_) => {
+                self.last_ticket += 1;
+                progress.ticket = Ticket(self.last_ticket);
+                let ticket = progress.ticket;
+                self.parked.push_back(progress);
+                Ok(Outcome::Parked(ticket))
+            }
+        }
+    }
+
+    /// Answers items until all are, one lacks something, or the effort is spent.
+    pub(super) fn advance(
+        &mut self,
+        progress: &mut Progress,
+        mut effort: Option<&mut Effort>,
+    ) -> Advance {
+        let Some(slot) = self.session_slots.get(&progress.session).copied() else {
+            return Advance::Done;
+        };
+        while let Some(item) = progress.request.items.get(progress.answers.len()).copied() {
+            if let Some(effort) = effort.as_deref_mut() {
+                if effort.is_spent() {
+                    return Advance::Spent;
+                }
+                effort.spend(Effort::GRANT);
+            }
+            match self.reserve_item(slot, progress, &item) {
+                Ok(answer) => progress.answers.push(answer),
+                Err(lack) => return Advance::Lacks(lack),
+            }
+        }
+        Advance::Done
+    }
+
+    /// Counts a finished reserve and gives its ticket and answers.
+    pub(super) fn finish_reserve(&mut self, progress: Progress) -> (Ticket, Vec<ReservedItem>) {
+        self.stats.write_requests += 1;
+        for answer in &progress.answers {
+            if answer.status == Status::Ok {
+                self.stats.write_succeed_keys += 1;
+            } else {
+                self.stats.write_failed_keys += 1;
+                self.stats
+                    .write_failures
+                    .count(answer.status, answer.reason);
+            }
+        }
+        (progress.ticket, progress.answers)
+    }
+
+    fn check_reserve(&self, slot: usize, request: &Reserve) -> Result<(), Refusal> {
+        self.check_writer(slot, "reserve")?;
+        let refuse = |text: String| {
+            Err(Refusal {
+                status: Status::InvalidArgument,
+                text,
+            })
+        };
+        if let Some(ledger) = self.sessions[slot].as_ref()
+            && (ledger.reservations.contains_key(&request.op_id)
+                || self
+                    .parked
+                    .iter()
+                    .any(|p| p.session == ledger.id && p.request.op_id == request.op_id))
+        {
+            return refuse(format!(
+                "operation {} of this session is not over; use another number",
+                request.op_id.0
+            ));
+        }
+        let most = self.max_object_bytes();
+        for (i, item) in request.items.iter().enumerate() {
+            self.check_keyspace(slot, item.key.keyspace())?;
+            if item.len_bytes == 0 || u64::from(item.len_bytes) > most {
+                return refuse(format!(
+                    "item {i} asks for {} bytes; allowed are 1 to {most} (max_object_bytes)",
+                    item.len_bytes
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn reserve_item(
+        &mut self,
+        slot: usize,
+        progress: &mut Progress,
+        item: &ReserveItem,
+    ) -> Result<ReservedItem, Lack> {
+        let hash = self.index.hash(&item.key);
+        if let Some(entry) = self.index.find(&item.key, hash) {
+            let status = match self.entries.state(entry) {
+                EntryState::Committed => Status::Exists,
+                _ => Status::Reserved,
+            };
+            return Ok(refused(status, Reason::None));
+        }
+        if let Some((status, reason)) = progress.ended {
+            return Ok(refused(status, reason));
+        }
+        match self.grant(slot, progress, item, hash) {
+            Ok(answer) => Ok(answer),
+            Err(Denied::Lacks(lack)) => Err(lack),
+            Err(Denied::Ends(status, reason)) => {
+                progress.ended = Some((status, reason));
+                Ok(refused(status, reason))
+            }
+        }
+    }
+
+    fn grant(
+        &mut self,
+        slot: usize,
+        progress: &Progress,
+        item: &ReserveItem,
+        hash: KeyHash,
+    ) -> Result<ReservedItem, Denied> {
+        let bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
+        let units = units_for(u64::from(item.len_bytes), self.align())
+            .ok_or(Denied::Ends(Status::NoSpace, Reason::NoSpace))?;
+        let held = self.sessions[slot].as_ref().map_or(0, |l| l.reserved_bytes);
+        if held + bytes > self.reserve_quota_bytes() {
+            return Err(Denied::Ends(Status::Quota, Reason::SessionReserved));
+        }
+        if self.reserved_bytes + bytes > self.pool_reserve_quota_bytes() {
+            return Err(Denied::Ends(Status::Quota, Reason::PoolReserved));
+        }
+        let entry = self
+            .entries
+            .take(slot as u32)
+            .ok_or(Denied::Lacks(Lack::Entry))?;
+        let Some(offset_units) = self.allocator.allocate(entry.0, units) else {
+            self.entries.give_back(entry);
+            return Err(Denied::Lacks(Lack::Bytes(bytes)));
+        };
+        let extent = Extent {
+            offset_units,
+            len_bytes: item.len_bytes,
+        };
+        self.index.write_fields(entry, &item.key, extent);
+        if self.index.link(entry, hash).is_err() {
+            self.allocator.free(entry.0);
+            self.entries.give_back(entry);
+            return Err(Denied::Ends(Status::NoSpace, Reason::BucketFull));
+        }
+        self.names.entry_added(item.key.keyspace());
+        self.charge(slot, progress, entry, &item.key, bytes);
+        Ok(ReservedItem {
+            status: Status::Ok,
+            reason: Reason::None,
+            entry,
+            offset_units,
+            generation: hostkv_shm_protocol::control::entry::next_published(self.index.seq(entry)),
+        })
+    }
+
+    fn charge(
+        &mut self,
+        slot: usize,
+        progress: &Progress,
+        entry: EntryNumber,
+        key: &Key,
+        bytes: u64,
+    ) {
+        self.reserved_bytes += bytes;
+        let Some(ledger) = self.sessions[slot].as_mut() else {
+            return;
+        };
+        ledger.reserved_bytes += bytes;
+        ledger
+            .reservations
+            .entry(progress.request.op_id)
+            .or_insert_with(|| Reservation {
+                reserved_at: progress.started,
+                entries: Vec::with_capacity(progress.request.items.len()),
+                keyspace: key.keyspace(),
+                is_expired: false,
+            })
+            .entries
+            .push(entry);
+    }
+
+    /// Moves the entries of reservations that outlived the write time to live into quarantine: their keys are free
+    /// at once, their bytes stay charged until the writer aborts or ends.
+    pub(super) fn expire_reservations(&mut self, now: Nanos) {
+        let Some(ttl) = self.config.write_ttl_ns else {
+            return;
+        };
+        for slot in 0..self.sessions.len() {
+            let mut expired = Vec::new();
+            if let Some(ledger) = self.sessions[slot].as_mut() {
+                for reservation in ledger.reservations.values_mut() {
+                    if !reservation.is_expired && now.saturating_sub(reservation.reserved_at) >= ttl
+                    {
+                        reservation.is_expired = true;
+                        expired.extend_from_slice(&reservation.entries);
+                    }
+                }
+            }
+            for entry in expired {
+                if let Some(key) = self.key_of(entry) {
+                    self.index.unlink(entry, self.index.hash(&key));
+                }
+                self.quarantined_bytes += self.extent_bytes(entry);
+                self.entries
+                    .set_state(entry, EntryState::Quarantine, Some(slot as u32));
+            }
+        }
+    }
+
+    pub(super) fn align(&self) -> u64 {
+        u64::from(self.config.align_bytes)
+    }
+}
+
+/// How far a reserve got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Advance {
+    /// Every item has its answer.
+    Done,
+    /// The slice is over.
+    Spent,
+    /// The next item lacks something that eviction may bring.
+    Lacks(Lack),
+}
+
+enum Denied {
+    Lacks(Lack),
+    Ends(Status, Reason),
+}

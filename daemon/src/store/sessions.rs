@@ -1,0 +1,188 @@
+//! Sessions: their accounts, their keyspaces, their counters, and the end that pays everything back.
+
+use super::ledger::{LeaseParts, Ledger};
+use super::names::{Asker, Resolved};
+use super::remove::Sweep;
+use super::{Nanos, Refusal, Store};
+use hostkv_shm_protocol::id::{KeyspaceId, SessionId};
+use hostkv_shm_protocol::status::Status;
+use hostkv_shm_protocol::wire::request::Resolve;
+use std::collections::HashSet;
+
+/// How a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The client said BYE: it holds nothing any more.
+    Bye,
+    /// Its process has ended.
+    Death,
+}
+
+impl Store {
+    /// The number of the session that is opened next.
+    pub fn next_session_id(&mut self) -> SessionId {
+        self.last_session += 1;
+        SessionId(self.last_session)
+    }
+
+    /// Open sessions, orphaned ones included.
+    pub fn session_count(&self) -> u32 {
+        self.session_slots.len() as u32
+    }
+
+    /// Opens a session's account.
+    pub fn open_session(
+        &mut self,
+        id: SessionId,
+        lease: LeaseParts,
+        can_write: bool,
+        is_admin: bool,
+    ) {
+        let ledger = Some(Ledger::new(id, lease, can_write, is_admin));
+        let slot = match self.sessions.iter().position(Option::is_none) {
+            Some(slot) => {
+                self.sessions[slot] = ledger;
+                slot
+            }
+            None => {
+                self.sessions.push(ledger);
+                self.sessions.len() - 1
+            }
+        };
+        self.session_slots.insert(id, slot);
+    }
+
+    /// The session's socket is gone but its process lives: everything stays, charged.
+    pub fn orphan_session(&mut self, id: SessionId) {
+        self.parked.retain(|progress| progress.session != id);
+        if let Some((_, ledger)) = self.session_mut(id) {
+            ledger.is_orphaned = true;
+        }
+    }
+
+    /// Ends a session: what it reserved is freed, what it pinned is unpinned, its counters are folded.
+    pub fn close_session(&mut self, id: SessionId, cause: SessionEnd, now: Nanos) {
+        self.parked.retain(|progress| progress.session != id);
+        let Some(slot) = self.session_slots.get(&id).copied() else {
+            return;
+        };
+        self.fold_session(slot);
+        self.drain_recency_of(slot, usize::MAX);
+        let Some(mut ledger) = self.sessions[slot].take() else {
+            return;
+        };
+        self.session_slots.remove(&id);
+        let mut reserved = 0;
+        for (_, reservation) in ledger.reservations.drain() {
+            reserved += reservation.entries.len() as u64;
+            for entry in reservation.entries {
+                self.free_held(entry);
+            }
+        }
+        self.reserved_bytes -= ledger.reserved_bytes;
+        if cause == SessionEnd::Death {
+            let pins = &ledger.lease.pins;
+            let pinned = (0..pins.scan_len()).filter(|slot| pins.scan(*slot).entry().is_some());
+            self.stats.reclaimed_pins += pinned.count() as u64;
+            self.stats.reclaimed_reservations += reserved;
+        }
+        for keyspace in &ledger.keyspaces {
+            self.names.close(*keyspace);
+        }
+        if !self.zombies.is_empty() {
+            self.wants_scan = true;
+        }
+        self.pass_is_blocked = false;
+        log::debug!(
+            "Session {} closed its account at {now} ns: {reserved} reserved entries freed",
+            id.0
+        );
+    }
+
+    /// Opens a keyspace for a session.
+    pub fn resolve(&mut self, id: SessionId, request: &Resolve) -> Result<Resolved, Refusal> {
+        let slot = self.slot_of(id)?;
+        let Some(ledger) = self.sessions[slot].as_mut() else {
+            return Err(no_session(id));
+        };
+        let asker = Asker {
+            can_write: ledger.can_write,
+            open_count: ledger.keyspaces.len() as u32,
+        };
+        let opened = self.names.open(
+            request,
+            self.config.chunk_size,
+            self.config.max_keyspaces,
+            asker,
+            |keyspace| ledger.keyspaces.contains(&keyspace),
+        )?;
+        ledger.keyspaces.insert(opened.resolved.keyspace);
+        if let Some(old) = opened.replaced {
+            self.sweeps.push_back(Sweep::replaced(HashSet::from([old])));
+        }
+        Ok(opened.resolved)
+    }
+
+    /// Adds the growth of every session's counters to the totals.
+    pub fn fold(&mut self) {
+        for slot in 0..self.sessions.len() {
+            self.fold_session(slot);
+        }
+    }
+
+    pub(super) fn slot_of(&self, id: SessionId) -> Result<usize, Refusal> {
+        self.session_slots
+            .get(&id)
+            .copied()
+            .ok_or_else(|| no_session(id))
+    }
+
+    pub(super) fn session_mut(&mut self, id: SessionId) -> Option<(usize, &mut Ledger)> {
+        let slot = self.session_slots.get(&id).copied()?;
+        self.sessions[slot].as_mut().map(|ledger| (slot, ledger))
+    }
+
+    pub(super) fn fold_session(&mut self, slot: usize) {
+        let Some(ledger) = self.sessions[slot].as_mut() else {
+            return;
+        };
+        let growth = ledger.fold();
+        self.stats.read_requests += growth.read_requests;
+        self.stats.read_succeed_keys += growth.read_succeed_keys;
+        self.stats.read_failed_keys += growth.read_failed_keys;
+        self.stats.l1_read_keys += growth.l1_read_keys;
+    }
+
+    pub(super) fn check_keyspace(&self, slot: usize, keyspace: KeyspaceId) -> Result<(), Refusal> {
+        let is_open = self.sessions[slot]
+            .as_ref()
+            .is_some_and(|ledger| ledger.keyspaces.contains(&keyspace));
+        if is_open {
+            return Ok(());
+        }
+        Err(Refusal {
+            status: Status::InvalidArgument,
+            text: format!(
+                "keyspace {} is not one that this session opened; open it first",
+                keyspace.0
+            ),
+        })
+    }
+
+    pub(super) fn check_writer(&self, slot: usize, what: &str) -> Result<(), Refusal> {
+        match self.sessions[slot].as_ref() {
+            Some(ledger) if ledger.can_write => Ok(()),
+            _ => Err(Refusal {
+                status: Status::ReadOnly,
+                text: format!("a read-only session can't {what}; open one without READ_ONLY"),
+            }),
+        }
+    }
+}
+
+fn no_session(id: SessionId) -> Refusal {
+    Refusal {
+        status: Status::Disconnected,
+        text: format!("session {} has ended; open a new one", id.0),
+    }
+}
