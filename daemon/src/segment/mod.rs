@@ -1,0 +1,119 @@
+//! Shared memory of the daemon: what it creates, how it is protected, and that it is really there.
+//!
+//! The start-up makes the payload and the control segment; the loop thread makes one lease segment per session. All
+//! that clients get is a descriptor, and this folder answers for what a hostile one can do with it.
+//!
+//! ```text
+//!             backing                   seals                            daemon     descriptor of a client
+//!   control   memfd hostkv-control      shrink grow future_write seal    rw         O_RDONLY
+//!   lease     memfd hostkv-lease        shrink grow seal                 rw         rw, its own only
+//!   payload   memfd hostkv-payload,     shrink grow seal, and            rw, not    rw for trusted writers,
+//!             or hugetlb memfd          future_write without writers     by loop    else O_RDONLY
+//!             or name in /dev/shm       none possible
+//! ```
+//!
+//! The size is fixed and every page is allocated before a descriptor leaves the daemon. A lack of memory is then an
+//! error of a call here, and never a SIGBUS of whoever touches a page first.
+//!
+//! Inside: `mapping` owns an address range, `memfd` creates and seals, `payload` with `named`, `prefault`, `memory`,
+//! `readings`, `holders` and `progress` makes the large one, `kernel` refuses old kernels, `error` has the sentences.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::sys::memfd::MFdFlags;
+
+mod error;
+mod holders;
+mod kernel;
+mod mapping;
+mod memfd;
+mod memory;
+mod named;
+mod payload;
+mod prefault;
+mod progress;
+mod readings;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Budget, Resource, SegmentError};
+pub use holders::{Holder, holders_of_old_pool};
+pub use kernel::{OLDEST_KERNEL, min_kernel_check};
+pub use mapping::Mapping;
+pub use payload::{HugePages, Payload, PayloadOptions, create_payload};
+pub use progress::{ProgressSink, StartProgress};
+
+/// Size of a huge page; the payload is a multiple of it.
+pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// A control or lease segment: its descriptor and the daemon's own read-write mapping.
+#[derive(Debug)]
+pub struct Segment {
+    mapping: Mapping,
+    fd: OwnedFd,
+    len_bytes: u64,
+    segment: &'static str,
+}
+
+impl Segment {
+    /// The read-write descriptor. Of the control segment it stays in the daemon; of a lease segment its session
+    /// gets a copy.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A new descriptor that can only be read and mapped read-only.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, SegmentError> {
+        memfd::read_only_fd(self.fd(), self.segment)
+    }
+
+    /// Where the daemon's mapping begins; valid for [`Segment::len_bytes`] while the segment lives. Other processes
+    /// write to a lease segment at any time, so no reference may be made of it.
+    pub fn base(&self) -> NonNull<u8> {
+        self.mapping.base()
+    }
+
+    /// Length of the segment.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+/// Creates the control segment, all zero: only the daemon can ever write it.
+pub fn create_control(len_bytes: u64) -> Result<Segment, SegmentError> {
+    create_segment("control", "hostkv-control", len_bytes, true)
+}
+
+/// Creates a lease segment, all zero: the daemon and one session write it.
+pub fn create_lease(len_bytes: u64) -> Result<Segment, SegmentError> {
+    create_segment("lease", "hostkv-lease", len_bytes, false)
+}
+
+fn create_segment(
+    segment: &'static str,
+    name: &str,
+    len_bytes: u64,
+    is_read_only: bool,
+) -> Result<Segment, SegmentError> {
+    let len = usize::try_from(len_bytes).map_err(|_| SegmentError::BadSize {
+        segment,
+        size_bytes: len_bytes,
+        limit_bytes: isize::MAX as u64,
+    })?;
+    let fd = memfd::create(name, segment, MFdFlags::empty())?;
+    memfd::set_len(fd.as_fd(), len_bytes, segment)?;
+    memfd::allocate(fd.as_fd(), 0, len_bytes, len_bytes, segment)?;
+    // The map comes before the seal, which lets writable maps live on but allows no new ones.
+    let mapping = Mapping::new(fd.as_fd(), len, mapping::page_bytes(), segment)?;
+    // fallocate leaves the zeroing to the first touch, which would be the loop thread's, in the middle of a request.
+    mapping.populate(0, mapping.mapped_bytes(), segment)?;
+    memfd::seal(fd.as_fd(), is_read_only, segment)?;
+    Ok(Segment {
+        mapping,
+        fd,
+        len_bytes,
+        segment,
+    })
+}
