@@ -2,6 +2,7 @@
 
 use crate::control::{bucket::Bucket, entry::Entry, header::ControlHeader};
 use crate::layout::Layout;
+use crate::lease::events::EventRecord;
 use crate::lease::header::LeaseHeader;
 
 /// Version of the socket protocol; HELLO refuses any other.
@@ -14,11 +15,12 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub const PACKAGE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Every layout that both sides map.
-pub const LAYOUTS: [Layout; 4] = [
+pub const LAYOUTS: [Layout; 5] = [
     ControlHeader::LAYOUT,
     Bucket::LAYOUT,
     Entry::LAYOUT,
     LeaseHeader::LAYOUT,
+    EventRecord::LAYOUT,
 ];
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits, over name and size of every layout and name, offset and size of every

@@ -320,6 +320,12 @@ impl HeaderView {
         word!(self, u64, heartbeat_tick)
     }
 
+    /// Raised by the daemon each tick while log lines of reads are wanted; a client that sees it change has its
+    /// allowance of lines again.
+    pub fn log_refill(&self) -> &AtomicU32 {
+        word!(self, u32, log_refill)
+    }
+
     /// Secret of the hash.
     pub fn hash_secret(&self) -> HashSecret {
         HashSecret {

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! 0        4096         then          then               then       then
-//! | header | pin slots  | recency     | overflow bitmap  | events   | commits |
-//!            8 B each     8 B each      8 B a word         256 B      64 B
+//! | header | pin slots  | recency     | overflow bitmap  | events   |
+//!            8 B each     8 B each      8 B a word         256 B
 //! ```
 //!
 //! "then" is the next multiple of 64. Every word that the client writes is data to the daemon: loaded once
 //! into a local, checked, used. [`pins`] are the session's rights to read; [`recency`] tells the daemon what
-//! was read; [`counters`] what was counted.
+//! was read; [`counters`] what was counted; [`events`] what telemetry and log lines want to know.
 
 pub mod counters;
+pub mod events;
 pub mod header;
 pub mod pins;
 pub mod recency;
@@ -39,6 +40,8 @@ pub struct LeaseGeometry {
     pub recency_capacity: u32,
     /// 64-bit words of the overflow bitmap: one bit for each entry of the index.
     pub bitmap_words: u32,
+    /// Records of the event ring.
+    pub event_capacity: u32,
 }
 
 impl LeaseGeometry {
@@ -48,6 +51,7 @@ impl LeaseGeometry {
             slot_count,
             recency_capacity: RECENCY_RECORDS,
             bitmap_words: entry_count.div_ceil(64),
+            event_capacity: events::EVENT_RECORDS,
         }
     }
 
@@ -66,9 +70,15 @@ impl LeaseGeometry {
         (self.recency_offset() + u64::from(self.recency_capacity) * 8).next_multiple_of(64)
     }
 
+    /// Offset of the event ring in bytes.
+    pub fn events_offset(&self) -> u64 {
+        (self.bitmap_offset() + u64::from(self.bitmap_words) * 8).next_multiple_of(64)
+    }
+
     /// Length of the segment in bytes.
     pub fn segment_len(&self) -> u64 {
-        (self.bitmap_offset() + u64::from(self.bitmap_words) * 8).next_multiple_of(64)
+        let record = size_of::<events::EventRecord>() as u64;
+        self.events_offset() + u64::from(self.event_capacity) * record
     }
 
     /// Writes the daemon's part of the header of a zeroed segment; the magic comes last.
@@ -98,6 +108,7 @@ impl LeaseGeometry {
             self.recency_capacity,
         )?;
         set32(offset_of!(LeaseHeader, bitmap_words), self.bitmap_words)?;
+        set32(offset_of!(LeaseHeader, event_capacity), self.event_capacity)?;
         set64(offset_of!(LeaseHeader, magic), header::MAGIC)
     }
 
@@ -120,6 +131,7 @@ impl LeaseGeometry {
             slot_count: get32(offset_of!(LeaseHeader, slot_count))?,
             recency_capacity: get32(offset_of!(LeaseHeader, recency_capacity))?,
             bitmap_words: get32(offset_of!(LeaseHeader, bitmap_words))?,
+            event_capacity: get32(offset_of!(LeaseHeader, event_capacity))?,
         };
         if !geometry.recency_capacity.is_power_of_two() {
             return Err(LeaseError::Recency(geometry.recency_capacity));

@@ -9,7 +9,7 @@
 //! Nonce, protocol version and layout fingerprint stand first in HELLO in every version, so that any daemon
 //! can name both versions when it refuses.
 
-use super::codec::{Cursor, Writer};
+use super::codec::Cursor;
 use super::header::{FrameHeader, MessageType, flags};
 use super::{MAX_CLIENT_NAME_BYTES, WireError};
 use crate::id::{InstanceId, SessionId};
