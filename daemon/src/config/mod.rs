@@ -72,6 +72,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// The HTTP endpoint; `None` = disabled.
     pub metrics: Option<MetricsConfig>,
+    /// Events for the processors.
+    pub telemetry: TelemetryConfig,
     /// Log level of the file, in capitals. `LMCACHE_LOG_LEVEL` goes before it.
     pub log_level: Option<String>,
     /// The file that was read.
@@ -207,6 +209,17 @@ pub struct MetricsConfig {
     pub port: u16,
     /// Time between folds of the workers' counters.
     pub log_interval: Duration,
+}
+
+/// Events of lookup, store and retrieve for the processors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetryConfig {
+    /// Whether events are made at all.
+    pub is_enabled: bool,
+    /// Most events that wait; over it the newest is dropped.
+    pub max_queue_size: u32,
+    /// The processors' specifications as JSON, in order; [`crate::telemetry`] reads them.
+    pub processors: Vec<String>,
 }
 
 /// What the process was started with, kept so that the file can be read again under the same flags

@@ -76,6 +76,12 @@ pub(super) fn numbers(numbers: &[u32]) -> String {
     format!("{numbers:?}")
 }
 
+/// Texts as a TOML array.
+pub(super) fn strings(texts: &[String]) -> String {
+    let items: Vec<_> = texts.iter().map(|text| string(text)).collect();
+    format!("[{}]", items.join(", "))
+}
+
 /// All settings as TOML, in the order and under the headings of the help.
 pub(super) fn config(shown: &[Shown]) -> String {
     let lines: Vec<_> = setting::ALL
@@ -146,6 +152,6 @@ pub(super) fn differences(old: &[Shown], new: &[Shown]) -> (Vec<String>, Vec<Str
 pub(super) fn value(shape: Shape, text: &str) -> String {
     match shape {
         Shape::Text | Shape::YesNo => string(text),
-        Shape::Number | Shape::Switch | Shape::Numbers => text.to_owned(),
+        Shape::Number | Shape::Switch | Shape::Numbers | Shape::Texts => text.to_owned(),
     }
 }

@@ -15,7 +15,7 @@ use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, LimitsConfig, MetricsConfig,
-    Origins, PoolConfig, SocketGroup,
+    Origins, PoolConfig, SocketGroup, TelemetryConfig,
 };
 
 /// The payload is a whole number of these, so that huge pages fit it.
@@ -62,6 +62,7 @@ pub(super) fn resolve(
     let eviction = resolver.eviction()?;
     let limits = resolver.limits()?;
     let metrics = resolver.metrics()?;
+    let telemetry = resolver.telemetry()?;
     let log_level = resolver.log_level()?;
     origins.shown = resolver.shown;
     origins.named_gids = access.allow_gids.clone();
@@ -76,6 +77,7 @@ pub(super) fn resolve(
         eviction,
         limits,
         metrics,
+        telemetry,
         log_level,
         config_file: layers
             .config_file
@@ -395,6 +397,22 @@ impl Resolver<'_> {
             port,
             log_interval,
         }))
+    }
+
+    fn telemetry(&mut self) -> Result<TelemetryConfig, ConfigError> {
+        let text = bool::to_string;
+        let is_enabled = self.take(&setting::ENABLE_TELEMETRY, false, check::yes_no, text)?;
+        let size = |given: &Given| check::whole_u32(given, 2, 100_000_000);
+        let setting = &setting::TELEMETRY_MAX_QUEUE_SIZE;
+        let max_queue_size = self.take(setting, 10_000, size, u32::to_string)?;
+        let specs = |given: &Given| Ok(given.texts.clone());
+        let text = |specs: &Vec<String>| print::strings(specs);
+        let processors = self.take(&setting::TELEMETRY_PROCESSOR, Vec::new(), specs, text)?;
+        Ok(TelemetryConfig {
+            is_enabled,
+            max_queue_size,
+            processors,
+        })
     }
 
     fn log_level(&mut self) -> Result<Option<String>, ConfigError> {

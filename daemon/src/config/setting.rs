@@ -25,6 +25,8 @@ pub(super) enum Shape {
     Switch,
     /// A flag that may be repeated; comma-separated in the environment, an array in TOML.
     Numbers,
+    /// A flag that may be repeated; one a line in the environment, an array of strings in TOML.
+    Texts,
 }
 
 /// Which sources may give a setting.
@@ -111,6 +113,7 @@ const POOL: &str = "Pool";
 const EVICTION: &str = "Eviction";
 const LIMITS: &str = "Limits";
 const METRICS: &str = "Metrics";
+const TELEMETRY: &str = "Telemetry";
 const CONFIGURATION: &str = "Configuration";
 
 const USER_ID: &str = "a user id, a whole number from 0 to 4294967294";
@@ -365,6 +368,31 @@ pub(super) static PROMETHEUS_LOG_INTERVAL: Setting = Setting::new(
     "a number of seconds from 0.01 to 86400",
 );
 
+pub(super) static ENABLE_TELEMETRY: Setting = Setting::new(
+    "enable-telemetry",
+    "",
+    Shape::Switch,
+    TELEMETRY,
+    "Give START and END events of lookup, store and retrieve to the processors",
+    "yes or no",
+);
+pub(super) static TELEMETRY_MAX_QUEUE_SIZE: Setting = Setting::new(
+    "telemetry-max-queue-size",
+    "N",
+    Shape::Number,
+    TELEMETRY,
+    "Most events that wait for the processors; the newest is dropped [default: 10000]",
+    "a whole number from 2 to 100000000",
+);
+pub(super) static TELEMETRY_PROCESSOR: Setting = Setting::new(
+    "telemetry-processor",
+    "JSON",
+    Shape::Texts,
+    TELEMETRY,
+    "A processor of events, as {\"type\": \"logging\", \"log_level\": \"INFO\"} (repeatable, in order; checked also without --enable-telemetry)",
+    "a JSON object with a type",
+);
+
 pub(super) static CONFIG: Setting = Setting::new(
     "config",
     "FILE",
@@ -386,7 +414,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 31] = [
+pub(super) static ALL: [&Setting; 34] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -416,6 +444,9 @@ pub(super) static ALL: [&Setting; 31] = [
     &PROMETHEUS_HOST,
     &PROMETHEUS_PORT,
     &PROMETHEUS_LOG_INTERVAL,
+    &ENABLE_TELEMETRY,
+    &TELEMETRY_MAX_QUEUE_SIZE,
+    &TELEMETRY_PROCESSOR,
     &LOG_LEVEL,
     &CONFIG,
 ];
@@ -433,7 +464,8 @@ pub(super) fn command() -> Command {
         .after_help(
             "Every flag has an environment variable, --l1-size-gb is HOSTKV_L1_SIZE_GB, and a key in \
              the file, l1_size_gb. A flag beats the environment, the environment beats the file. A \
-             repeatable flag is a comma-separated list in the environment and an array in the file.",
+             repeatable flag is a comma-separated list in the environment (of processors, one a line) \
+             and an array in the file.",
         )
         .disable_help_flag(true)
         .disable_version_flag(true);
@@ -447,7 +479,7 @@ pub(super) fn command() -> Command {
             .help_heading(setting.heading);
         command = command.arg(match setting.shape {
             Shape::Switch => argument.action(ArgAction::SetTrue),
-            Shape::Numbers => argument
+            Shape::Numbers | Shape::Texts => argument
                 .action(ArgAction::Append)
                 .value_name(setting.placeholder)
                 .allow_negative_numbers(true),

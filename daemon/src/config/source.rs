@@ -236,7 +236,12 @@ fn from_environment(
     let texts = match setting.shape {
         Shape::Numbers if text.trim().is_empty() => Vec::new(),
         Shape::Numbers => text.split(',').map(|item| item.trim().to_owned()).collect(),
-        _ => vec![text.clone()],
+        Shape::Texts => text
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(str::to_owned)
+            .collect(),
+        Shape::Text | Shape::Number | Shape::YesNo | Shape::Switch => vec![text.clone()],
     };
     Some(Given {
         setting,
@@ -307,6 +312,11 @@ fn from_toml(
             (items.iter().map(number).collect(), "an array of numbers")
         }
         (Shape::Numbers, _) => (None, "an array of numbers"),
+        (Shape::Texts, Value::Array(items)) => {
+            let text = |item: &Value| item.as_str().map(str::to_owned);
+            (items.iter().map(text).collect(), "an array of strings")
+        }
+        (Shape::Texts, _) => (None, "an array of strings"),
     };
     let as_written = Given {
         setting,

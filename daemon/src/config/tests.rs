@@ -207,7 +207,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 29] = [
+const SAMPLES: [(&str, &str, &str); 32] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -237,6 +237,13 @@ const SAMPLES: [(&str, &str, &str); 29] = [
     ("prometheus-host", "::1", "\"::1\""),
     ("prometheus-port", "0", "0"),
     ("prometheus-log-interval", "2.5", "2.5"),
+    ("enable-telemetry", "yes", "true"),
+    ("telemetry-max-queue-size", "2", "2"),
+    (
+        "telemetry-processor",
+        r#"{"type": "logging", "log_level": "INFO"}"#,
+        r#"['{"type": "logging", "log_level": "INFO"}']"#,
+    ),
 ];
 
 fn setting_of(name: &str) -> &'static Setting {
@@ -315,7 +322,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 30, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 33, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",
@@ -323,6 +330,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
         "Eviction",
         "Limits",
         "Metrics",
+        "Telemetry",
         "Configuration",
     ];
     let places = headings.map(|heading| text.find(&format!("# {heading}\n")).expect(heading));

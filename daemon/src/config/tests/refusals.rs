@@ -52,7 +52,10 @@ const BAD: [(&str, &[&str]); 27] = [
 
 #[test]
 fn every_bad_value_is_refused_by_name_with_the_value_and_what_is_allowed() {
-    let more: [(&str, &[&str]); 1] = [("prometheus-log-interval", &["0", "-1", "inf", "86401"])];
+    let more: [(&str, &[&str]); 2] = [
+        ("prometheus-log-interval", &["0", "-1", "inf", "86401"]),
+        ("telemetry-max-queue-size", &["0", "1", "100000001", "2.5"]),
+    ];
     for (name, values) in BAD.into_iter().chain(more) {
         let setting = setting_of(name);
         let variable = setting.variable();
@@ -87,12 +90,13 @@ fn every_bad_value_is_refused_by_name_with_the_value_and_what_is_allowed() {
     let all = setting::ALL
         .iter()
         .filter(|setting| setting.sources == Sources::All);
-    let switches = all
+    // A switch has no value, and what a processor may be is for the telemetry to say.
+    let unchecked = all
         .clone()
-        .filter(|setting| setting.shape == Shape::Switch)
+        .filter(|setting| matches!(setting.shape, Shape::Switch | Shape::Texts))
         .count();
     assert_eq!(
-        all.count() - switches,
+        all.count() - unchecked,
         named,
         "every setting refuses something"
     );
@@ -135,8 +139,8 @@ fn the_command_line_is_refused_in_one_sentence_that_names_the_flag() {
             "unknown flag \"--mlock\"; hostkvd --help lists all",
         ),
         (
-            &["--enable-telemetry"],
-            "unknown flag \"--enable-telemetry\"",
+            &["--require-salt"],
+            "unknown flag \"--require-salt\"",
         ),
         (&["-x"], "unknown flag \"-x\"; hostkvd --help lists all"),
         (
