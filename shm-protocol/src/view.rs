@@ -29,7 +29,7 @@ pub struct OutOfBounds {
 fn check(offset: u64, count: u64, word_bytes: u64, segment_len: u64) -> Result<usize, OutOfBounds> {
     let len = count.saturating_mul(word_bytes);
     let end = offset.checked_add(len);
-    if offset % word_bytes != 0 || end.is_none_or(|end| end > segment_len) {
+    if !offset.is_multiple_of(word_bytes) || end.is_none_or(|end| end > segment_len) {
         return Err(OutOfBounds {
             offset,
             len,

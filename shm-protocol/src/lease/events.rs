@@ -328,7 +328,8 @@ fn text(words: &[u64], len: u8) -> Option<String> {
     (!text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::id::{InstanceId, SessionId};

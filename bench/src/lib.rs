@@ -1,1 +1,0 @@
-//! Load driver and benchmarks of hostkv.
