@@ -10,13 +10,13 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use crate::config::ConfigError;
 use crate::logging;
+use crate::metrics::{BindError, ServeError};
+use crate::segment::SegmentError;
 
 /// A fault that ends the process.
 #[derive(Debug, thiserror::Error)]
@@ -24,52 +24,15 @@ pub enum StartError {
     /// The configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The kernel lacks what the daemon stands on.
-    #[error("this kernel is Linux {have}, and hostkvd needs {need} or newer; upgrade the kernel")]
-    KernelTooOld {
-        /// Release of the running kernel.
-        have: String,
-        /// The oldest release that will do.
-        need: String,
-    },
-    /// The pool can never fit.
-    #[error(
-        "a pool of {pool_bytes} bytes is more than {limit}, {limit_bytes} bytes; give a smaller --l1-size-gb or raise that limit"
-    )]
-    PoolTooLarge {
-        /// Payload, index and what belongs to them.
-        pool_bytes: u64,
-        /// What it was compared with.
-        limit_bytes: u64,
-        /// Whose limit that is, as "the memory of this machine".
-        limit: String,
-    },
-    /// The pool does not fit now, and waiting did not help.
-    #[error(
-        "a pool of {pool_bytes} bytes does not fit into the {available_bytes} bytes of memory that are available after waiting {} s{}; free memory, give a smaller --l1-size-gb or a longer --start-wait",
-        .waited.as_secs(),
-        held_by(.holder_pids)
-    )]
-    MemoryShort {
-        /// Payload, index and what belongs to them.
-        pool_bytes: u64,
-        /// What is available.
-        available_bytes: u64,
-        /// How long the start waited.
-        waited: Duration,
-        /// Processes that still map an earlier pool.
-        holder_pids: Vec<u32>,
-    },
-    /// A named segment does not fit into its file system.
-    #[error(
-        "a segment of {segment_bytes} bytes does not fit into the {free_bytes} free bytes of /dev/shm; enlarge it, remove what is there, or leave out --shm-name"
-    )]
-    ShmFull {
-        /// Size of the segment.
-        segment_bytes: u64,
-        /// What is free.
-        free_bytes: u64,
-    },
+    /// The kernel is too old, or a segment can't be had.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The metrics address can't be had.
+    #[error(transparent)]
+    MetricsAddress(#[from] BindError),
+    /// The metrics endpoint can't begin to serve.
+    #[error(transparent)]
+    MetricsEndpoint(#[from] ServeError),
     /// Another daemon serves on the socket.
     #[error(
         "socket {path:?} is taken by the hostkvd with pid {pid}; stop that one or give another --socket"
@@ -85,22 +48,6 @@ pub enum StartError {
     SocketFolderMissing {
         /// The folder.
         path: PathBuf,
-    },
-    /// Somebody listens on the metrics port.
-    #[error(
-        "the metrics port {addr} is in use, by default also by a Prometheus server itself; give another --prometheus-port, 0 for a free one, or --disable-prometheus"
-    )]
-    PortTaken {
-        /// Address and port.
-        addr: SocketAddr,
-    },
-    /// The named segment exists and belongs to somebody.
-    #[error(
-        "a shared memory segment {name:?} exists already; give another --shm-name, or remove /dev/shm{name} if nothing uses it"
-    )]
-    ShmNameTaken {
-        /// Its name, with the leading slash.
-        name: String,
     },
     /// A system call failed that has no sentence of its own.
     #[error("{what} failed: {source}; {remedy}")]
@@ -133,14 +80,6 @@ impl StartError {
     }
 }
 
-fn held_by(pids: &[u32]) -> String {
-    if pids.is_empty() {
-        return String::new();
-    }
-    let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
-    format!(", while pid {} still maps an earlier pool", pids.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,34 +88,16 @@ mod tests {
         let path = PathBuf::from("/run/hostkv");
         vec![
             ConfigError::NoSocketPlace.into(),
-            StartError::KernelTooOld {
-                have: "5.15".into(),
-                need: "6.1".into(),
-            },
-            StartError::PoolTooLarge {
-                pool_bytes: 9,
-                limit_bytes: 8,
-                limit: "the memory of this machine".into(),
-            },
-            StartError::MemoryShort {
-                pool_bytes: 9,
-                available_bytes: 8,
-                waited: Duration::from_secs(60),
-                holder_pids: vec![17, 18],
-            },
-            StartError::ShmFull {
-                segment_bytes: 9,
-                free_bytes: 8,
-            },
+            SegmentError::KernelTooOld {
+                release: "5.15".into(),
+            }
+            .into(),
             StartError::SocketTaken {
                 pid: 7,
                 path: path.clone(),
             },
             StartError::SocketFolderMissing { path },
-            StartError::PortTaken {
-                addr: "127.0.0.1:9090".parse().unwrap(),
-            },
-            StartError::ShmNameTaken { name: "/kv".into() },
+            BindError::PortTaken("127.0.0.1:9090".parse().unwrap()).into(),
             StartError::System {
                 what: "binding the socket".into(),
                 source: io::Error::from_raw_os_error(libc::EACCES),
@@ -189,14 +110,10 @@ mod tests {
     fn what_the_surroundings_lack_ends_with_code_1_and_one_line_with_a_remedy() {
         let remedies = [
             "--socket",
-            "upgrade",
-            "--l1-size-gb",
-            "--start-wait",
-            "--shm-name",
+            "update",
             "--socket",
             "--socket",
             "--prometheus-port",
-            "--shm-name",
             "--socket",
         ];
         for (error, remedy) in all().iter().zip(remedies) {
@@ -213,12 +130,5 @@ mod tests {
             flag: "--socket".into(),
         });
         assert_eq!(error.code(), 2);
-    }
-
-    #[test]
-    fn holders_of_an_earlier_pool_are_named() {
-        assert_eq!(held_by(&[]), "");
-        let text = held_by(&[17, 18]);
-        assert_eq!(text, ", while pid 17, 18 still maps an earlier pool");
     }
 }

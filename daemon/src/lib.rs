@@ -1,1 +1,42 @@
-//! hostkvd: owner of the KV-cache pool.
+//! hostkvd: owner of the KV-cache pool of one host.
+//!
+//! The daemon makes the segments, hands them to its sessions by descriptor, and decides which bytes belong to whom.
+//! Reads of its clients never reach it: they find and pin objects in shared memory. Everything else is a frame on the
+//! socket.
+//!
+//! ```text
+//!   client processes                                   hostkvd
+//!   reserve, commit, remove ... ==SOCK_SEQPACKET==> server --> request --> store ----+
+//!   find, verify            <---- control segment (index) -------------------------- | written by the loop alone
+//!   pin, touch, count       ----> lease segment, one a session --------------------> | scanned and folded
+//!   read and write objects  <===> payload segment (never touched by the loop)        |
+//!   Prometheus              <---- metrics <---- snapshots --------------------------+
+//! ```
+//!
+//! Threads:
+//!
+//! | thread | does | owns |
+//! |---|---|---|
+//! | main | starts all, then is the loop: sockets, requests, eviction, timers | everything that changes; no lock anywhere |
+//! | hostkvd-log | writes log lines | standard error; a bounded queue before it |
+//! | metrics-accept, and a render thread | HTTP | the metrics port; asks the loop for a copy of the figures |
+//! | prefault workers | touch the payload's pages, at the start only | nothing |
+//!
+//! Modules, each using only those above it: [`random`], [`config`], [`logging`], [`systemd`], [`segment`], [`metrics`],
+//! [`error`], [`signal`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+
+pub mod config;
+pub mod error;
+pub mod logging;
+pub mod metrics;
+pub mod random;
+pub mod request;
+pub mod segment;
+pub mod server;
+pub mod signal;
+pub mod store;
+pub mod systemd;
+
+mod start;
+
+pub use start::run;

@@ -1,2 +1,24 @@
-//! hostkvd.
-fn main() {}
+//! hostkvd: arguments, configuration, run, exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use hostkv_daemon::config::{self, Invocation};
+use hostkv_daemon::error::StartError;
+
+fn main() -> ExitCode {
+    match config::from_process() {
+        Ok(Invocation::Run(config)) => match hostkv_daemon::run(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => error.report(),
+        },
+        Ok(Invocation::PrintConfig(text) | Invocation::Text(text)) => {
+            match std::io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                // A closed pipe, as behind `head`: who reads has had enough.
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => StartError::from(error).report(),
+    }
+}

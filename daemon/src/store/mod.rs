@@ -42,7 +42,7 @@ mod tests;
 pub use figures::Gauges;
 pub use ledger::LeaseParts;
 pub use names::Resolved;
-pub use parked::{Outcome, Resumed, Ticket};
+pub use parked::{Outcome, Resumed, ResumedAnswer, Ticket};
 pub use sessions::SessionEnd;
 pub use slice::SLICE_NS;
 pub use stats::Stats;

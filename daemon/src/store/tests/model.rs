@@ -87,10 +87,12 @@ fn range(answer: &ReservedItem, len_bytes: u32) -> Range {
     (answer.offset_units, answer.offset_units + units)
 }
 
+/// A reservation's operation, its keys with their lengths, and the answers.
+type OpenReservation = (OpId, Vec<(u64, u32)>, Vec<ReservedItem>);
+
 struct Writer {
     client: Client,
-    /// Open reservations: keys with their lengths and answers.
-    open: Vec<(OpId, Vec<(u64, u32)>, Vec<ReservedItem>)>,
+    open: Vec<OpenReservation>,
     /// Parked reserves.
     parked: BTreeMap<u64, (OpId, Vec<(u64, u32)>)>,
     pins: [Option<(Found, u32)>; SLOTS],

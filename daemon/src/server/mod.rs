@@ -1,0 +1,521 @@
+//! The loop: one thread that owns everything that changes while the daemon serves, and so needs no lock.
+//!
+//! `run` builds a [`Server`] and calls [`Server::run`] on the thread that [`alive`] has marked. Nothing here waits but
+//! the one `epoll_wait`; a panic of this thread aborts the process.
+//!
+//! ```text
+//!   epoll --> listener ----> accept, who is it? ----> Client (AwaitHello)      listener.rs, peer.rs
+//!         --> socket ------> frames, at most 16 a turn --> request/ --> store  session.rs, connection.rs
+//!         --> pidfd -------> last frames, then the session's account is closed liveness.rs
+//!         --> timer -------> every 100 ms: store.tick, late HELLOs; every second: orphans
+//!         --> eventfd -----> a scrape wants a snapshot                         snapshots.rs
+//!         --> signals -----> stop, reload                                      ../signal.rs
+//!   then, while the store has work: one slice of it, and the replies of requests that it finished
+//! ```
+//!
+//! While the store has work the loop does not sleep, and no slice holds a request up for more than a millisecond.
+
+pub mod alive;
+mod connection;
+mod listener;
+mod liveness;
+mod peer;
+mod session;
+mod snapshots;
+mod socket_file;
+
+pub use peer::{AccessRules, pidfd_open};
+pub use session::Handout;
+pub use snapshots::{Asker, Questions, questions};
+pub use socket_file::{LockedPlace, SocketPlace};
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use hostkv_shm_protocol::control::header::{HeaderView, State};
+use hostkv_shm_protocol::sync::Ordering;
+
+use crate::config::{self, Config};
+use crate::random::random_bytes;
+use crate::request::hello::PoolFacts;
+use crate::request::{refused, resumed};
+use crate::signal::{Signals, Wish};
+use crate::store::{Nanos, Refusal, Store};
+use crate::{logging, systemd};
+use alive::AliveMark;
+use connection::{Connection, FrameBuffer};
+use listener::{Accepted, HalfOpen, Listener};
+use session::{Client, Shared, Step};
+
+/// Between two ticks.
+const TICK: Duration = Duration::from_millis(100);
+const SECOND_NS: Nanos = 1_000_000_000;
+/// Most connections accepted in one turn, so that a flood of them does not hold sessions up.
+const ACCEPTS_PER_TURN: usize = 16;
+/// Most packets of one client in one turn, so that one does not hold the others up.
+const FRAMES_PER_TURN: usize = 16;
+/// Events taken from the kernel at once.
+const EVENTS_PER_TURN: usize = 128;
+
+/// What a descriptor in epoll is. Clients have two tokens each, from twice their number on.
+mod token {
+    pub const LISTENER: u64 = 0;
+    pub const SIGNALS: u64 = 1;
+    pub const TICK: u64 = 2;
+    pub const QUESTIONS: u64 = 3;
+    pub const FIRST_CLIENT: u64 = 2;
+
+    pub fn socket(client: u64) -> u64 {
+        client * 2
+    }
+
+    pub fn pidfd(client: u64) -> u64 {
+        client * 2 + 1
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn monotonic_ns() -> Nanos {
+    // The clock is always there; with a zero the worst would be an age that is off.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        time.tv_sec() as u64 * SECOND_NS + time.tv_nsec() as u64
+    })
+}
+
+/// What the start-up has made for the loop.
+pub struct Parts {
+    /// The configuration that holds.
+    pub config: Config,
+    /// The cache.
+    pub store: Store,
+    /// What sessions are told of the pool.
+    pub facts: PoolFacts,
+    /// What sessions get.
+    pub handout: Handout,
+    /// Who may open one.
+    pub access: AccessRules,
+    /// The mark of the calling thread.
+    pub alive: AliveMark,
+    /// The blocked signals.
+    pub signals: Signals,
+    /// Questions of the metrics endpoint, also if there is none.
+    pub questions: Questions,
+    /// The listening socket.
+    pub socket: OwnedFd,
+}
+
+/// The loop and all that it owns.
+pub struct Server {
+    epoll: Epoll,
+    listener: Listener,
+    signals: Signals,
+    timer: TimerFd,
+    questions: Questions,
+    config: Config,
+    shared: Shared,
+    clients: HashMap<u64, (Client, EpollFlags)>,
+    last_client: u64,
+    half_open: HalfOpen,
+    header: HeaderView,
+    alive: AliveMark,
+    next_fold: Nanos,
+    next_orphan_look: Nanos,
+    next_pause_warning: Nanos,
+}
+
+impl Server {
+    /// A loop that is ready to run.
+    pub fn new(parts: Parts) -> io::Result<Server> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer = TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
+        )?;
+        timer.set(
+            Expiration::Interval(TimeSpec::from_duration(TICK)),
+            TimerSetTimeFlags::empty(),
+        )?;
+        let listener = Listener::new(parts.socket);
+        for (descriptor, token) in [
+            (listener.as_fd(), token::LISTENER),
+            (parts.signals.as_fd(), token::SIGNALS),
+            (timer.as_fd(), token::TICK),
+            (parts.questions.as_fd(), token::QUESTIONS),
+        ] {
+            epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        }
+        let now = monotonic_ns();
+        Ok(Server {
+            epoll,
+            listener,
+            signals: parts.signals,
+            timer,
+            questions: parts.questions,
+            header: parts.store.header(),
+            shared: Shared {
+                store: parts.store,
+                facts: parts.facts,
+                limits: parts.config.limits.clone(),
+                access: parts.access,
+                handout: parts.handout,
+                buffer: FrameBuffer::new(),
+                rejected_frames: 0,
+                clients: HashMap::new(),
+            },
+            config: parts.config,
+            clients: HashMap::new(),
+            last_client: token::FIRST_CLIENT,
+            half_open: HalfOpen::default(),
+            alive: parts.alive,
+            next_fold: now,
+            next_orphan_look: now,
+            next_pause_warning: now,
+        })
+    }
+
+    /// Serves until a signal says to stop, and ends what it owns.
+    pub fn run(mut self) -> io::Result<()> {
+        self.shared.store.tick(monotonic_ns());
+        // Release: a client that sees the state sees the header it describes.
+        self.header
+            .state()
+            .store(State::Serving as u32, Ordering::Release);
+        self.questions.set_serving(true);
+        let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
+        let spin_ns = self.config.limits.spin.as_nanos() as Nanos;
+        let mut spin_until = 0;
+        loop {
+            let is_busy =
+                self.shared.store.has_work() || (spin_ns > 0 && monotonic_ns() < spin_until);
+            let timeout = if is_busy {
+                EpollTimeout::ZERO
+            } else {
+                EpollTimeout::NONE
+            };
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(errno.into()),
+            };
+            for event in &events[..count] {
+                if let Some(signal) = self.handle(event.data(), event.events())? {
+                    log::info!("Stopping on {signal}.");
+                    self.stop();
+                    return Ok(());
+                }
+            }
+            if self.shared.store.has_work() {
+                self.work();
+            }
+            if count > 0 && spin_ns > 0 {
+                spin_until = monotonic_ns() + spin_ns;
+            }
+        }
+    }
+
+    /// Handles one event; gives the signal's name when it is time to stop.
+    fn handle(&mut self, token: u64, flags: EpollFlags) -> io::Result<Option<&'static str>> {
+        match token {
+            token::LISTENER => self.accept()?,
+            token::TICK => self.tick()?,
+            token::QUESTIONS => self.answer_questions(),
+            token::SIGNALS => {
+                while let Some(wish) = self.signals.next() {
+                    match wish {
+                        Wish::Stop(signal) => return Ok(Some(signal)),
+                        Wish::Reload => self.reload(),
+                    }
+                }
+            }
+            _ if token.is_multiple_of(2) => self.serve(token / 2, flags)?,
+            _ => {
+                let client = token / 2;
+                let step = self.call(client, |client, shared| client.died(shared, monotonic_ns()));
+                self.settle(client, step)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn call(
+        &mut self,
+        client: u64,
+        act: impl FnOnce(&mut Client, &mut Shared) -> Step,
+    ) -> Option<Step> {
+        let (client, _) = self.clients.get_mut(&client)?;
+        Some(act(client, &mut self.shared))
+    }
+
+    /// A client's socket has something to say.
+    fn serve(&mut self, client: u64, flags: EpollFlags) -> io::Result<()> {
+        let mut step = None;
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            step = self.call(client, |client, shared| client.writable(shared));
+        }
+        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            step = self.call(client, |client, shared| {
+                client.hung_up(shared, monotonic_ns())
+            });
+        } else if flags.contains(EpollFlags::EPOLLIN) {
+            for _ in 0..FRAMES_PER_TURN {
+                step = self.call(client, |client, shared| {
+                    if client.may_read() {
+                        client.step(shared, monotonic_ns())
+                    } else {
+                        Step::Idle
+                    }
+                });
+                match step {
+                    Some(Step::Opened) => self.half_open.remove(client),
+                    Some(Step::Handled) => {}
+                    _ => break,
+                }
+            }
+        }
+        self.settle(client, step)
+    }
+
+    /// Does what a client's last step asks of the loop.
+    fn settle(&mut self, client: u64, step: Option<Step>) -> io::Result<()> {
+        match step {
+            None => {}
+            Some(Step::Idle | Step::Handled | Step::Opened) => self.watch_socket(client)?,
+            // The socket is closed, which takes it out of epoll; the pidfd stays.
+            Some(Step::Orphaned) => {}
+            Some(Step::Ended) => {
+                self.half_open.remove(client);
+                self.clients.remove(&client);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells epoll what the client's socket is waited for.
+    fn watch_socket(&mut self, number: u64) -> io::Result<()> {
+        let Some((client, watched)) = self.clients.get_mut(&number) else {
+            return Ok(());
+        };
+        let Some(connection) = client.connection() else {
+            return Ok(());
+        };
+        let mut wanted = EpollFlags::empty();
+        wanted.set(EpollFlags::EPOLLIN, client.may_read());
+        wanted.set(EpollFlags::EPOLLOUT, connection.waiting_count() > 0);
+        if wanted != *watched {
+            let mut event = EpollEvent::new(wanted, token::socket(number));
+            self.epoll.modify(connection, &mut event)?;
+            *watched = wanted;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let now = monotonic_ns();
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept(now) {
+                Accepted::Nobody => break,
+                Accepted::Socket(socket) => self.admit(socket, now),
+                Accepted::Paused(error) => {
+                    self.listen(false)?;
+                    if now >= self.next_pause_warning {
+                        self.next_pause_warning = now + 60 * SECOND_NS;
+                        log::warn!(
+                            "No connection can be accepted ({error}); sessions go on, and new ones wait until descriptors or \
+                             memory are free again"
+                        );
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&self, is_wanted: bool) -> io::Result<()> {
+        let mut wanted = EpollFlags::empty();
+        wanted.set(EpollFlags::EPOLLIN, is_wanted);
+        let mut event = EpollEvent::new(wanted, token::LISTENER);
+        Ok(self.epoll.modify(&self.listener, &mut event)?)
+    }
+
+    /// Takes a connection in, or tells it why not.
+    fn admit(&mut self, socket: OwnedFd, now: Nanos) {
+        let admitted = listener::check_descriptor(socket.as_raw_fd())
+            .and_then(|()| peer::identify(&socket))
+            .and_then(|peer| Ok((self.shared.access.admit(&peer.credentials)?, peer)))
+            .and_then(|admitted| match random_bytes() {
+                Ok(nonce) => Ok((admitted, nonce)),
+                Err(error) => Err(Refusal {
+                    status: hostkv_shm_protocol::status::Status::System,
+                    text: format!("the kernel gives no random bytes: {error}"),
+                }),
+            });
+        let ((applicant, peer), nonce) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                log::debug!("A connection is refused: {}", refusal.text);
+                // Nobody may be there to hear it.
+                let _ = Connection::new(socket).send(refused(refusal).encode(0).into());
+                return;
+            }
+        };
+        self.last_client += 1;
+        let number = self.last_client;
+        let Ok(client) = Client::new(number, socket, peer, applicant, nonce) else {
+            return;
+        };
+        if let Err(errno) = self.watch(number, &client) {
+            log::warn!(
+                "A connection is dropped, epoll takes no more: {}",
+                errno.desc()
+            );
+            return;
+        }
+        self.clients.insert(number, (client, EpollFlags::EPOLLIN));
+        if let Some(oldest) = self.half_open.add(number, now) {
+            self.clients.remove(&oldest);
+        }
+    }
+
+    fn watch(&self, number: u64, client: &Client) -> nix::Result<()> {
+        let add = |descriptor, token| {
+            self.epoll
+                .add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        };
+        add(client.pidfd(), token::pidfd(number))?;
+        match client.connection() {
+            Some(connection) => add(connection.as_fd(), token::socket(number)),
+            None => Ok(()),
+        }
+    }
+
+    fn tick(&mut self) -> io::Result<()> {
+        // Only how often it expired would be read.
+        let _ = self.timer.wait();
+        let now = monotonic_ns();
+        self.shared.store.tick(now);
+        if self.listener.resumes(now) {
+            self.listen(true)?;
+        }
+        while let Some(late) = self.half_open.pop_late(now) {
+            self.clients.remove(&late);
+        }
+        if now >= self.next_orphan_look {
+            self.next_orphan_look = now + SECOND_NS;
+            self.look_after_orphans(now)?;
+        }
+        if let Some(metrics) = &self.config.metrics
+            && now >= self.next_fold
+        {
+            self.next_fold = now + metrics.log_interval.as_nanos() as Nanos;
+            self.shared.store.fold();
+        }
+        Ok(())
+    }
+
+    fn look_after_orphans(&mut self, now: Nanos) -> io::Result<()> {
+        let orphans: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, (client, _))| client.is_orphaned())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in orphans {
+            let step = self.call(number, |client, shared| {
+                client.look_after_orphan(shared, now)
+            });
+            self.settle(number, step)?;
+        }
+        Ok(())
+    }
+
+    fn answer_questions(&mut self) {
+        let Shared {
+            store,
+            facts,
+            rejected_frames,
+            ..
+        } = &mut self.shared;
+        self.questions
+            .answer(|| snapshots::snapshot(store, facts, *rejected_frames));
+    }
+
+    /// One slice of the store's work, and the replies of what it finished.
+    fn work(&mut self) {
+        for done in self.shared.store.slice(monotonic_ns()) {
+            let Some(number) = self.shared.clients.get(&done.session).copied() else {
+                continue;
+            };
+            let ticket = done.ticket;
+            let reply = resumed(done);
+            let step = self.call(number, |client, shared| {
+                client.resumed(shared, ticket, &reply)
+            });
+            if let Err(error) = self.settle(number, step) {
+                log::error!("Client {number} can't be watched: {error}");
+            }
+        }
+    }
+
+    /// Reads the configuration again; what changed holds for sessions opened from now on.
+    fn reload(&mut self) {
+        systemd::reloading();
+        match config::reload(&self.config) {
+            Ok((new, changed, kept)) => {
+                logging::set_level(new.log_level.as_deref());
+                self.shared.access.replace(&new.access);
+                self.shared.limits = new.limits.clone();
+                self.shared.store.set_limits(
+                    new.eviction.trigger_watermark,
+                    new.eviction.ratio,
+                    new.limits.max_reserved_ratio,
+                    new.limits.max_keyspaces,
+                );
+                self.config = new;
+                for line in changed {
+                    log::info!("Reload: {line}");
+                }
+                for line in kept {
+                    log::warn!("Reload: {line}");
+                }
+                log::info!("Reload: done.");
+            }
+            Err(error) => {
+                log::error!("Reload: nothing is changed, the configuration is refused: {error}");
+            }
+        }
+        systemd::ready();
+    }
+
+    /// Ends what the loop owns, in the order in which clients may notice.
+    fn stop(mut self) {
+        systemd::stopping();
+        self.questions.set_serving(false);
+        // Relaxed: the stores below carry the order.
+        self.header
+            .state()
+            .store(State::Draining as u32, Ordering::Relaxed);
+        self.shared.store.fold();
+        // Release: pairs with the loads of clients that read the state after they saw the word below.
+        self.header
+            .state()
+            .store(State::Closed as u32, Ordering::Release);
+        self.alive.clear();
+        for (client, _) in self.clients.values() {
+            if let Some(connection) = client.connection() {
+                connection.shut_down();
+            }
+        }
+        log::info!(
+            "{} sessions are told, the counters are folded.",
+            self.shared.store.session_count()
+        );
+    }
+}

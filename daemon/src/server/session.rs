@@ -1,0 +1,638 @@
+//! One client, from its first frame to the end of all that it holds.
+//!
+//! The loop's thread calls a client when its socket or its pidfd has something to say. A client changes its own state
+//! and the store's account of its session; what the loop has to do about it comes back as a [`Step`].
+//!
+//! ```text
+//!               HELLO accepted               EOF, malformed frame, full output
+//!   AwaitHello ----------------> Serving ---------------------------------------> Orphaned
+//!       |                           |  BYE, or its process has ended                  |  its process has ended,
+//!       | refused, late, gone       v                                                 v  or unmapped its lease
+//!       +------------------------> Ended <--------------------------------------------+
+//! ```
+//!
+//! An orphan is not served, and keeps its pins and reservations: its process may still use them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use hostkv_shm_protocol::id::SessionId;
+use hostkv_shm_protocol::status::Status;
+use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
+use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, NONCE_BYTES};
+use hostkv_shm_protocol::wire::reply::Reply;
+use hostkv_shm_protocol::wire::request::Request;
+use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
+
+use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
+use super::liveness::{self, LeaseFile, Maps};
+use super::peer::{AccessRules, Peer};
+use crate::config::LimitsConfig;
+use crate::request::hello::{self, PoolFacts};
+use crate::request::{self, Answer, Applicant, Caller};
+use crate::store::{Nanos, Refusal, SessionEnd, Store, Ticket};
+
+/// What all clients share. The loop's thread owns it.
+pub struct Shared {
+    /// The cache.
+    pub store: Store,
+    /// What sessions are told of the pool.
+    pub facts: PoolFacts,
+    /// What new sessions may have.
+    pub limits: LimitsConfig,
+    /// Who may open one.
+    pub access: AccessRules,
+    /// What every session gets.
+    pub handout: Handout,
+    /// Where frames are received.
+    pub buffer: FrameBuffer,
+    /// Frames refused because their form was wrong.
+    pub rejected_frames: u64,
+    /// Which client a session is.
+    pub clients: HashMap<SessionId, u64>,
+}
+
+/// The descriptors that sessions get copies of.
+#[derive(Debug)]
+pub struct Handout {
+    /// The control segment, read-only.
+    pub control: Rc<OwnedFd>,
+    /// The payload for writers.
+    pub payload_writable: Rc<OwnedFd>,
+    /// The payload for read-only sessions.
+    pub payload_read_only: Rc<OwnedFd>,
+    /// The daemon's own pidfd.
+    pub daemon: Rc<OwnedFd>,
+}
+
+/// What the loop has to know after a client was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing more to read now.
+    Idle,
+    /// A packet was handled; there may be another.
+    Handled,
+    /// HELLO was accepted.
+    Opened,
+    /// The socket is gone, the session is not.
+    Orphaned,
+    /// All is over.
+    Ended,
+}
+
+/// An open session.
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    name: String,
+    lease: LeaseFile,
+    /// Requests that go on in the store, and the numbers of their replies; none where no reply is wanted.
+    parked: HashMap<Ticket, Option<u64>>,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitHello {
+        connection: Connection,
+        nonce: [u8; NONCE_BYTES],
+    },
+    Serving {
+        connection: Connection,
+        session: Session,
+    },
+    Orphaned {
+        session: Session,
+        look_count: u64,
+    },
+    Ended,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    number: u64,
+    applicant: Applicant,
+    pidfd: OwnedFd,
+    must_attest: bool,
+    state: State,
+}
+
+impl Client {
+    /// A client that has connected; it is sent its challenge.
+    pub fn new(
+        number: u64,
+        socket: OwnedFd,
+        peer: Peer,
+        applicant: Applicant,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<Client, SendError> {
+        let mut connection = Connection::new(socket);
+        connection.send(Challenge { nonce }.encode().into())?;
+        Ok(Client {
+            number,
+            applicant,
+            pidfd: peer.pidfd,
+            must_attest: peer.must_attest,
+            state: State::AwaitHello { connection, nonce },
+        })
+    }
+
+    /// Becomes readable when the client's process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its socket, while there is one.
+    pub fn connection(&self) -> Option<&Connection> {
+        match &self.state {
+            State::AwaitHello { connection, .. } | State::Serving { connection, .. } => {
+                Some(connection)
+            }
+            State::Orphaned { .. } | State::Ended => None,
+        }
+    }
+
+    /// Whether its process lives without a socket.
+    pub fn is_orphaned(&self) -> bool {
+        matches!(self.state, State::Orphaned { .. })
+    }
+
+    /// Whether another frame may be read: not while too many requests wait for the store or for the client to read.
+    pub fn may_read(&self) -> bool {
+        match &self.state {
+            State::AwaitHello { .. } => true,
+            State::Serving {
+                connection,
+                session,
+            } => session.parked.len() + connection.waiting_count() < MAX_OUTSTANDING,
+            State::Orphaned { .. } | State::Ended => false,
+        }
+    }
+
+    /// Reads and handles one packet.
+    pub fn step(&mut self, shared: &mut Shared, now: Nanos) -> Step {
+        match &self.state {
+            State::AwaitHello { connection, nonce } => {
+                let attested = self.must_attest.then_some(self.applicant.pid);
+                match receive(connection, &mut shared.buffer, |frame, sender_pid| {
+                    read_hello(frame, sender_pid, nonce, attested)
+                }) {
+                    Inbound::Decoded((request_id, wishes)) => {
+                        self.open(shared, request_id, wishes, now)
+                    }
+                    other => self.no_frame(shared, other),
+                }
+            }
+            State::Serving { connection, .. } => {
+                match receive(connection, &mut shared.buffer, |frame, _| {
+                    read_request(frame)
+                }) {
+                    Inbound::Decoded((header, request)) => {
+                        self.request(shared, header, request, now)
+                    }
+                    other => self.no_frame(shared, other),
+                }
+            }
+            State::Orphaned { .. } => Step::Orphaned,
+            State::Ended => Step::Ended,
+        }
+    }
+
+    fn no_frame<T>(&mut self, shared: &mut Shared, inbound: Inbound<T>) -> Step {
+        match inbound {
+            Inbound::Decoded(_) => Step::Handled,
+            Inbound::Nothing => Step::Idle,
+            Inbound::Reset => Step::Handled,
+            Inbound::Closed => self.lose(shared, None),
+            Inbound::Failed(error) => self.lose(shared, Some(error.to_string())),
+            Inbound::Bad {
+                request_id,
+                refusal,
+                is_malformed,
+            } => {
+                shared.rejected_frames += u64::from(is_malformed);
+                log::debug!("Client {}: {}", self.number, refusal.text);
+                let text = refusal.text.clone();
+                // The client may have gone already; it is disconnected either way.
+                let _ = self.reply(request_id, &request::refused(refusal));
+                self.lose(shared, Some(text))
+            }
+        }
+    }
+
+    /// Opens the session, or says why not.
+    fn open(&mut self, shared: &mut Shared, request_id: u64, wishes: Hello, now: Nanos) -> Step {
+        let opened = hello::open(
+            &mut shared.store,
+            &shared.facts,
+            &shared.limits,
+            &self.applicant,
+            &wishes,
+            now,
+        );
+        let opened = opened.and_then(|opened| match LeaseFile::of(&opened.lease) {
+            Ok(lease) => Ok((opened, lease)),
+            Err(errno) => {
+                shared
+                    .store
+                    .close_session(opened.session, SessionEnd::Bye, now);
+                Err(Refusal {
+                    status: Status::System,
+                    text: format!("the lease segment can't be looked at: {}", errno.desc()),
+                })
+            }
+        });
+        let (opened, lease) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                let inbound: Inbound<()> = Inbound::Bad {
+                    request_id,
+                    refusal,
+                    is_malformed: false,
+                };
+                return self.no_frame(shared, inbound);
+            }
+        };
+        let State::AwaitHello { mut connection, .. } =
+            std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return Step::Ended;
+        };
+        let id = opened.session;
+        log::info!(
+            "Session {} opened: uid {}, pid {}, name {:?}, libhostkv {:?}, {} pin slots, {}",
+            id.0,
+            self.applicant.uid,
+            self.applicant.pid,
+            wishes.client_name,
+            wishes.client_version,
+            opened.reply.pin_slot_count,
+            if opened.can_write {
+                "read-write"
+            } else {
+                "read-only"
+            },
+        );
+        shared.clients.insert(id, self.number);
+        let handout = &shared.handout;
+        let payload = if opened.can_write {
+            &handout.payload_writable
+        } else {
+            &handout.payload_read_only
+        };
+        connection.allow_session_output();
+        let sent = connection.send(Packet {
+            bytes: opened.reply.encode(request_id),
+            descriptors: vec![
+                Rc::clone(&handout.control),
+                Rc::new(opened.lease),
+                Rc::clone(payload),
+                Rc::clone(&handout.daemon),
+            ],
+        });
+        self.state = State::Serving {
+            connection,
+            session: Session {
+                id,
+                name: wishes.client_name,
+                lease,
+                parked: HashMap::new(),
+            },
+        };
+        match sent {
+            Ok(()) => Step::Opened,
+            Err(error) => self.lose(shared, Some(error.to_string())),
+        }
+    }
+
+    /// Carries out one request.
+    fn request(
+        &mut self,
+        shared: &mut Shared,
+        header: FrameHeader,
+        request: Request,
+        now: Nanos,
+    ) -> Step {
+        let State::Serving { session, .. } = &mut self.state else {
+            return Step::Idle;
+        };
+        let caller = Caller {
+            session: session.id,
+            applicant: self.applicant,
+        };
+        let reply_to = (header.flags & flags::NO_REPLY == 0).then_some(header.request_id);
+        match request::execute(&mut shared.store, &caller, request, now) {
+            Answer::Reply(reply) => self.answer(shared, reply_to, &reply),
+            Answer::Parked(ticket) => {
+                session.parked.insert(ticket, reply_to);
+                Step::Handled
+            }
+            Answer::Ended(reply) => {
+                if let Some(request_id) = reply_to {
+                    // Who has said BYE need not wait for the answer.
+                    let _ = self.reply(request_id, &reply);
+                }
+                self.end(shared, "said BYE")
+            }
+        }
+    }
+
+    /// A parked request of this client is done.
+    pub fn resumed(&mut self, shared: &mut Shared, ticket: Ticket, reply: &Reply) -> Step {
+        let State::Serving { session, .. } = &mut self.state else {
+            return Step::Idle;
+        };
+        let reply_to = session.parked.remove(&ticket).flatten();
+        self.answer(shared, reply_to, reply)
+    }
+
+    fn answer(&mut self, shared: &mut Shared, reply_to: Option<u64>, reply: &Reply) -> Step {
+        let sent = reply_to.map_or(Ok(()), |request_id| self.reply(request_id, reply));
+        match sent {
+            Ok(()) => Step::Handled,
+            Err(error) => self.lose(shared, Some(error.to_string())),
+        }
+    }
+
+    fn reply(&mut self, request_id: u64, reply: &Reply) -> Result<(), SendError> {
+        match &mut self.state {
+            State::AwaitHello { connection, .. } | State::Serving { connection, .. } => {
+                connection.send(reply.encode(request_id).into())
+            }
+            State::Orphaned { .. } | State::Ended => Ok(()),
+        }
+    }
+
+    /// The socket takes more output.
+    pub fn writable(&mut self, shared: &mut Shared) -> Step {
+        let flushed = match &mut self.state {
+            State::AwaitHello { connection, .. } | State::Serving { connection, .. } => {
+                connection.flush()
+            }
+            State::Orphaned { .. } | State::Ended => Ok(()),
+        };
+        match flushed {
+            Ok(()) => Step::Handled,
+            Err(error) => self.lose(shared, Some(error.to_string())),
+        }
+    }
+
+    /// The client has closed its socket: what it sent before still counts as after a death.
+    pub fn hung_up(&mut self, shared: &mut Shared, now: Nanos) -> Step {
+        if self.drain(shared, now) {
+            return self.end(shared, "said BYE");
+        }
+        self.lose(shared, None)
+    }
+
+    /// The client's process has ended.
+    pub fn died(&mut self, shared: &mut Shared, now: Nanos) -> Step {
+        if self.drain(shared, now) {
+            return self.end(shared, "said BYE");
+        }
+        self.reclaim(shared, "its process has ended", now)
+    }
+
+    /// Once a second for an orphan: has its process given up the lease segment, as exec does?
+    pub fn look_after_orphan(&mut self, shared: &mut Shared, now: Nanos) -> Step {
+        let State::Orphaned {
+            session,
+            look_count,
+        } = &mut self.state
+        else {
+            return Step::Idle;
+        };
+        let maps = liveness::lease_in_maps(self.applicant.pid, session.lease);
+        let mut watched = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        // The pid of a process that has ended may be another's by now.
+        if poll(&mut watched, PollTimeout::ZERO) != Ok(0) {
+            return Step::Orphaned;
+        }
+        if maps == Maps::Gone {
+            return self.reclaim(shared, "its process has unmapped its lease segment", now);
+        }
+        *look_count += 1;
+        // Not at the first look: a process that dies closes its socket a moment before its pidfd tells.
+        if *look_count == 2 {
+            log::warn!(
+                "Session {} ({:?}, uid {}, pid {}) has no socket any more and its process lives: it is not served, and what \
+                 it pinned and reserved stays until the process ends",
+                session.id.0,
+                session.name,
+                self.applicant.uid,
+                self.applicant.pid
+            );
+        }
+        Step::Orphaned
+    }
+
+    /// Carries out what the socket still holds; true when the client said BYE, which ends the session.
+    fn drain(&mut self, shared: &mut Shared, now: Nanos) -> bool {
+        let State::Serving {
+            connection,
+            session,
+        } = &self.state
+        else {
+            return false;
+        };
+        let caller = Caller {
+            session: session.id,
+            applicant: self.applicant,
+        };
+        let Shared { store, buffer, .. } = shared;
+        let said_bye = liveness::final_drain(connection, buffer, |request| {
+            request::execute(store, &caller, request, now);
+        });
+        if said_bye {
+            request::execute(store, &caller, Request::Bye, now);
+        }
+        said_bye
+    }
+
+    /// The socket is of no use any more; `why` is the daemon's reason, none when the client closed it.
+    fn lose(&mut self, shared: &mut Shared, why: Option<String>) -> Step {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Serving {
+                connection,
+                session,
+            } => {
+                connection.shut_down();
+                shared.store.orphan_session(session.id);
+                if let Some(why) = why {
+                    log::warn!(
+                        "Session {} ({:?}, uid {}, pid {}) is disconnected: {why}",
+                        session.id.0,
+                        session.name,
+                        self.applicant.uid,
+                        self.applicant.pid
+                    );
+                }
+                self.state = State::Orphaned {
+                    session,
+                    look_count: 0,
+                };
+                Step::Orphaned
+            }
+            orphaned @ State::Orphaned { .. } => {
+                self.state = orphaned;
+                Step::Orphaned
+            }
+            State::AwaitHello { connection, .. } => {
+                connection.shut_down();
+                Step::Ended
+            }
+            State::Ended => Step::Ended,
+        }
+    }
+
+    /// Ends the session and pays back what it held.
+    fn reclaim(&mut self, shared: &mut Shared, why: &str, now: Nanos) -> Step {
+        if let State::Serving { session, .. } | State::Orphaned { session, .. } = &self.state {
+            shared
+                .store
+                .close_session(session.id, SessionEnd::Death, now);
+        }
+        self.end(shared, why)
+    }
+
+    /// Forgets the session, whose account is closed.
+    fn end(&mut self, shared: &mut Shared, why: &str) -> Step {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Serving { session, .. } | State::Orphaned { session, .. } => {
+                shared.clients.remove(&session.id);
+                log::info!("Session {} closed: {why}", session.id.0);
+            }
+            State::AwaitHello { .. } | State::Ended => {}
+        }
+        Step::Ended
+    }
+}
+
+/// What a receive meant.
+enum Inbound<T> {
+    Decoded(T),
+    Nothing,
+    Reset,
+    Closed,
+    Failed(std::io::Error),
+    /// To be answered by an error and the end of the connection.
+    Bad {
+        request_id: u64,
+        refusal: Refusal,
+        is_malformed: bool,
+    },
+}
+
+impl<T> Inbound<T> {
+    fn malformed(request_id: u64, error: &WireError) -> Inbound<T> {
+        Inbound::Bad {
+            request_id,
+            refusal: Refusal {
+                status: Status::InvalidArgument,
+                text: error.to_string(),
+            },
+            is_malformed: true,
+        }
+    }
+}
+
+fn receive<T>(
+    connection: &Connection,
+    buffer: &mut FrameBuffer,
+    decode: impl FnOnce(&[u8], Option<i32>) -> Inbound<T>,
+) -> Inbound<T> {
+    match connection.receive(buffer) {
+        Ok(Received::Frame { frame, sender_pid }) => decode(frame, sender_pid),
+        Ok(Received::Empty) => Inbound::Nothing,
+        Ok(Received::Reset) => Inbound::Reset,
+        Ok(Received::Closed) => Inbound::Closed,
+        Ok(Received::Refused(rule)) => Inbound::Bad {
+            request_id: 0,
+            refusal: Refusal {
+                status: Status::InvalidArgument,
+                text: rule.to_owned(),
+            },
+            is_malformed: true,
+        },
+        Err(error) => Inbound::Failed(error),
+    }
+}
+
+/// Reads a session's request.
+fn read_request(frame: &[u8]) -> Inbound<(FrameHeader, Request)> {
+    let (header, body) = match FrameHeader::decode(frame) {
+        Ok(decoded) => decoded,
+        Err(error) => return Inbound::malformed(0, &error),
+    };
+    match Request::decode(&header, body) {
+        Ok(request) => Inbound::Decoded((header, request)),
+        Err(error) => Inbound::malformed(header.request_id, &error),
+    }
+}
+
+/// Reads the first frame, which must be a HELLO that echoes the nonce; with `attested` the kernel must name that pid as
+/// its sender.
+fn read_hello(
+    frame: &[u8],
+    sender_pid: Option<i32>,
+    nonce: &[u8; NONCE_BYTES],
+    attested: Option<i32>,
+) -> Inbound<(u64, Hello)> {
+    let (header, mut body) = match FrameHeader::decode(frame) {
+        Ok(decoded) => decoded,
+        Err(error) => return Inbound::malformed(0, &error),
+    };
+    let request_id = header.request_id;
+    if header.message != MessageType::Hello || header.flags != 0 {
+        return Inbound::Bad {
+            request_id,
+            refusal: Refusal {
+                status: Status::InvalidArgument,
+                text: format!(
+                    "the first frame is {:?} with flags {:#x}; it must be Hello without flags",
+                    header.message, header.flags
+                ),
+            },
+            is_malformed: true,
+        };
+    }
+    let refused = |refusal| Inbound::Bad {
+        request_id,
+        refusal,
+        is_malformed: false,
+    };
+    let prefix = match HelloPrefix::decode(&mut body) {
+        Ok(prefix) => prefix,
+        Err(error) => return Inbound::malformed(request_id, &error),
+    };
+    if prefix.nonce != *nonce {
+        return refused(Refusal {
+            status: Status::Permission,
+            text: "HELLO does not echo the nonce of this connection's challenge".to_owned(),
+        });
+    }
+    if attested.is_some() && attested != sender_pid {
+        return refused(Refusal {
+            status: Status::Permission,
+            text: format!(
+                "HELLO was sent by pid {} and the socket was opened by pid {}; the process that opens a session must \
+                 connect itself on a kernel before Linux 6.5",
+                sender_pid.unwrap_or(0),
+                attested.unwrap_or(0)
+            ),
+        });
+    }
+    if let Err(refusal) = hello::check_versions(&prefix) {
+        return refused(refusal);
+    }
+    match Hello::decode_rest(prefix, body) {
+        Ok(hello) => Inbound::Decoded((request_id, hello)),
+        Err(error) => Inbound::malformed(request_id, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,440 @@
+//! A client's life, played over a socket pair against a small pool.
+
+use super::*;
+use crate::config::AccessConfig;
+use crate::request::tests::{applicant, hello, limits, pool};
+use crate::server::peer::{Credentials, pidfd_open};
+use hostkv_shm_protocol::id::{KeyspaceId, OpId};
+use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::version::ABI_HASH;
+use hostkv_shm_protocol::wire::hello::HelloReply;
+use hostkv_shm_protocol::wire::request::{Held, HeldItem, Reserve, ReserveItem, Resolve};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::process::{Child, Command};
+
+const NONCE: [u8; NONCE_BYTES] = [9; NONCE_BYTES];
+
+fn null() -> Rc<OwnedFd> {
+    Rc::new(std::fs::File::open("/dev/null").unwrap().into())
+}
+
+fn shared() -> Shared {
+    let nobody_else = AccessConfig {
+        allow_uids: vec![],
+        allow_gids: vec![],
+        read_only_uids: vec![],
+        admin_uids: vec![],
+    };
+    let (store, facts) = pool();
+    Shared {
+        store,
+        facts,
+        limits: limits(),
+        access: AccessRules::new(0, &nobody_else),
+        handout: Handout {
+            control: null(),
+            payload_writable: null(),
+            payload_read_only: null(),
+            daemon: null(),
+        },
+        buffer: FrameBuffer::new(),
+        rejected_frames: 0,
+        clients: HashMap::new(),
+    }
+}
+
+/// A client's end of the socket, and the process that it pretends to be.
+struct Far {
+    socket: Option<OwnedFd>,
+    process: Child,
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Far {
+    fn say(&self, frame: &[u8]) {
+        let socket = self.socket.as_ref().unwrap();
+        send(socket.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
+    }
+
+    fn ask(&self, request_id: u64, request: &Request) {
+        self.say(&request.encode(request_id, true));
+    }
+
+    /// The next frame and the descriptors with it; none when nothing is there.
+    fn hear(&self) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; 128 << 10];
+        let mut control = nix::cmsg_space!([RawFd; 8]);
+        let mut iov = [IoSliceMut::new(&mut bytes)];
+        let got = recvmsg::<()>(
+            self.socket.as_ref().unwrap().as_raw_fd(),
+            &mut iov,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        let got = match got {
+            Ok(got) => got,
+            Err(Errno::EAGAIN) => return None,
+            Err(errno) => panic!("{errno}"),
+        };
+        let mut descriptors = Vec::new();
+        for message in got.cmsgs().unwrap() {
+            if let ControlMessageOwned::ScmRights(raw) = message {
+                // SAFETY: they were received just now and belong to nobody else.
+                descriptors.extend(
+                    raw.into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
+            }
+        }
+        let len = got.bytes;
+        bytes.truncate(len);
+        (len > 0).then_some((bytes, descriptors))
+    }
+
+    fn reply(&self) -> (u64, Reply) {
+        let (frame, _) = self.hear().expect("no reply");
+        let (header, body) = FrameHeader::decode(&frame).unwrap();
+        (header.request_id, Reply::decode(&header, body).unwrap())
+    }
+}
+
+/// A client that has got its challenge. Its process is one that sleeps.
+fn connected(must_attest: bool) -> (Client, Far) {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+    let process = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = process.id() as i32;
+    let peer = Peer {
+        credentials: Credentials {
+            pid,
+            uid: 1000,
+            gids: vec![1000],
+        },
+        pidfd: pidfd_open(pid).unwrap(),
+        must_attest,
+    };
+    let mut user = applicant(1000);
+    user.pid = pid;
+    let client = Client::new(77, ours, peer, user, NONCE).unwrap();
+    let far = Far {
+        socket: Some(theirs),
+        process,
+    };
+    let (frame, _) = far.hear().unwrap();
+    let (header, body) = FrameHeader::decode(&frame).unwrap();
+    assert_eq!(header.message, MessageType::Challenge);
+    assert_eq!(Challenge::decode(body).unwrap().nonce, NONCE);
+    (client, far)
+}
+
+fn greeting() -> Hello {
+    let mut greeting = hello();
+    greeting.prefix.nonce = NONCE;
+    greeting
+}
+
+fn serving(shared: &mut Shared) -> (Client, Far) {
+    let (mut client, far) = connected(false);
+    far.say(&greeting().encode(1));
+    assert_eq!(client.step(shared, 0), Step::Opened);
+    far.hear().unwrap();
+    (client, far)
+}
+
+fn refusal_of_first(shared: &mut Shared, client: &mut Client, far: &Far) -> (Status, String) {
+    assert_eq!(client.step(shared, 0), Step::Ended);
+    let (_, reply) = far.reply();
+    assert!(far.hear().is_none(), "the daemon closes after an error");
+    assert_eq!(shared.store.session_count(), 0);
+    match reply {
+        Reply::Error { status, text } => (status, text),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn resolved(shared: &mut Shared, client: &mut Client, far: &Far) -> KeyspaceId {
+    far.ask(
+        2,
+        &Request::Resolve(Resolve {
+            flags: 0,
+            tokens_per_key: 0,
+            layout_fingerprint: 1,
+            model_name: "m".to_owned(),
+            cache_salt: String::new(),
+        }),
+    );
+    assert_eq!(client.step(shared, 0), Step::Handled);
+    match far.reply() {
+        (2, Reply::Resolved { keyspace, .. }) => keyspace,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reserve_of(keyspace: KeyspaceId, op_id: u64) -> Request {
+    Request::Reserve(Reserve {
+        op_id: OpId(op_id),
+        request_id: String::new(),
+        device: String::new(),
+        items: vec![ReserveItem {
+            key: Key::new(&[op_id as u8; 32], 32, 0, 0, keyspace).unwrap(),
+            len_bytes: 4096,
+        }],
+    })
+}
+
+fn held_of(op_id: u64, reply: Reply) -> Held {
+    let Reply::Reserved(items) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(items[0].status, Status::Ok);
+    Held {
+        op_id: OpId(op_id),
+        items: vec![HeldItem {
+            entry: items[0].entry,
+            generation: items[0].generation,
+        }],
+    }
+}
+
+fn reserved(shared: &mut Shared, client: &mut Client, far: &Far, op_id: u64) -> Held {
+    let keyspace = resolved(shared, client, far);
+    far.ask(3, &reserve_of(keyspace, op_id));
+    assert_eq!(client.step(shared, 0), Step::Handled);
+    held_of(op_id, far.reply().1)
+}
+
+#[test]
+fn challenge_then_hello_opens_a_session_with_four_descriptors() {
+    let mut shared = shared();
+    let (mut client, far) = connected(false);
+    assert_eq!(client.step(&mut shared, 0), Step::Idle);
+    far.say(&greeting().encode(41));
+    assert_eq!(client.step(&mut shared, 0), Step::Opened);
+    let (frame, descriptors) = far.hear().unwrap();
+    let (header, body) = FrameHeader::decode(&frame).unwrap();
+    assert_eq!(
+        (header.message, header.request_id),
+        (MessageType::Hello, 41)
+    );
+    let reply = HelloReply::decode(body).unwrap();
+    assert_eq!(shared.clients[&reply.session_id], 77);
+    assert_eq!(descriptors.len(), 4);
+    let lease = LeaseFile::of(&descriptors[1]).unwrap();
+    assert_ne!(lease, LeaseFile::of(&descriptors[0]).unwrap());
+}
+
+#[test]
+fn nothing_comes_before_hello() {
+    let mut shared = shared();
+    let (mut client, far) = connected(false);
+    far.ask(5, &Request::Ping);
+    let (status, text) = refusal_of_first(&mut shared, &mut client, &far);
+    assert_eq!(status, Status::InvalidArgument);
+    assert!(text.contains("Ping"), "{text}");
+    assert_eq!(shared.rejected_frames, 1);
+}
+
+#[test]
+fn a_hello_with_another_nonce_is_refused() {
+    let mut shared = shared();
+    let (mut client, far) = connected(false);
+    let mut stale = greeting();
+    stale.prefix.nonce[3] ^= 1;
+    far.say(&stale.encode(1));
+    let (status, text) = refusal_of_first(&mut shared, &mut client, &far);
+    assert_eq!(status, Status::Permission);
+    assert!(text.contains("nonce"), "{text}");
+    assert_eq!(shared.rejected_frames, 0, "its form was right");
+}
+
+#[test]
+fn a_hello_from_another_process_than_the_watched_one_is_refused_where_that_is_checked() {
+    let mut shared = shared();
+    let (mut client, far) = connected(true);
+    // The kernel attests this test's own pid, not that of the process which is watched.
+    nix::sys::socket::setsockopt(
+        client.connection().unwrap(),
+        nix::sys::socket::sockopt::PassCred,
+        &true,
+    )
+    .unwrap();
+    far.say(&greeting().encode(1));
+    let (status, text) = refusal_of_first(&mut shared, &mut client, &far);
+    assert_eq!(status, Status::Permission);
+    assert!(text.contains(&std::process::id().to_string()), "{text}");
+}
+
+#[test]
+fn another_version_hears_both_versions_even_when_the_rest_of_its_hello_differs() {
+    let mut shared = shared();
+    let (mut client, far) = connected(false);
+    let mut w = FrameHeader {
+        message: MessageType::Hello,
+        flags: 0,
+        request_id: 1,
+    }
+    .start();
+    w.bytes(&NONCE);
+    w.u32(99);
+    w.u64(ABI_HASH);
+    w.bytes(b"fields of the future");
+    far.say(&w.finish());
+    let (status, text) = refusal_of_first(&mut shared, &mut client, &far);
+    assert_eq!(status, Status::VersionMismatch);
+    assert!(text.contains("99"), "{text}");
+}
+
+#[test]
+fn a_malformed_frame_is_answered_and_makes_an_orphan_that_ends_with_its_process() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    reserved(&mut shared, &mut client, &far, 1);
+    let mut frame = Request::Ping.encode(6, true);
+    frame.push(0);
+    far.say(&frame);
+    assert_eq!(client.step(&mut shared, 0), Step::Orphaned);
+    assert!(matches!(
+        far.reply(),
+        (
+            0,
+            Reply::Error {
+                status: Status::InvalidArgument,
+                ..
+            }
+        )
+    ));
+    assert_eq!(shared.rejected_frames, 1);
+    assert!(client.is_orphaned() && client.connection().is_none());
+    // What it reserved is still its own.
+    assert_eq!(shared.store.session_count(), 1);
+    assert_eq!(shared.store.figures().reserved_bytes, 4096);
+
+    assert_eq!(client.died(&mut shared, 0), Step::Ended);
+    assert_eq!(shared.store.session_count(), 0);
+    assert_eq!(shared.store.figures().reserved_bytes, 0);
+    assert!(shared.clients.is_empty());
+}
+
+#[test]
+fn a_closed_socket_changes_nothing_while_the_process_lives() {
+    let mut shared = shared();
+    let (mut client, mut far) = serving(&mut shared);
+    let held = reserved(&mut shared, &mut client, &far, 1);
+    far.ask(9, &Request::Commit(held));
+    far.socket = None;
+    assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
+    // The commit that was queued counts.
+    assert_eq!(shared.store.figures().object_count, 1);
+    assert_eq!(shared.store.session_count(), 1);
+}
+
+#[test]
+fn a_queued_commit_survives_the_death_of_a_client_with_an_unread_reply() {
+    let mut shared = shared();
+    let (mut client, mut far) = serving(&mut shared);
+    let first = reserved(&mut shared, &mut client, &far, 1);
+    // A second reservation, whose reply stays unread: at the death the kernel then reports a reset first.
+    let keyspace = resolved(&mut shared, &mut client, &far);
+    far.ask(4, &reserve_of(keyspace, 2));
+    assert_eq!(client.step(&mut shared, 0), Step::Handled);
+    far.ask(5, &Request::Commit(first));
+    far.socket = None;
+    assert_eq!(client.died(&mut shared, 0), Step::Ended);
+    let figures = shared.store.figures();
+    assert_eq!(figures.object_count, 1, "the commit was carried out");
+    assert_eq!(figures.reserved_bytes, 0, "the other reservation was freed");
+    assert_eq!(figures.session_count, 0);
+}
+
+#[test]
+fn requests_queued_behind_a_death_are_not_carried_out() {
+    let mut shared = shared();
+    let (mut client, mut far) = serving(&mut shared);
+    let keyspace = resolved(&mut shared, &mut client, &far);
+    far.ask(4, &reserve_of(keyspace, 1));
+    far.socket = None;
+    assert_eq!(client.died(&mut shared, 0), Step::Ended);
+    assert_eq!(shared.store.figures().sm_write_requests, 0);
+}
+
+#[test]
+fn bye_ends_the_session_at_once_and_is_answered() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    reserved(&mut shared, &mut client, &far, 1);
+    far.ask(8, &Request::Bye);
+    assert_eq!(client.step(&mut shared, 0), Step::Ended);
+    assert_eq!(far.reply(), (8, Reply::Bye));
+    assert_eq!(shared.store.session_count(), 0);
+    assert_eq!(shared.store.figures().reserved_bytes, 0);
+}
+
+#[test]
+fn a_request_that_wants_no_reply_gets_none() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    far.say(&Request::Ping.encode(5, false));
+    assert_eq!(client.step(&mut shared, 0), Step::Handled);
+    far.ask(6, &Request::Ping);
+    assert_eq!(client.step(&mut shared, 0), Step::Handled);
+    assert_eq!(far.reply(), (6, Reply::Pong));
+}
+
+#[test]
+fn a_client_with_too_many_unread_replies_is_no_longer_read() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    let mut asked = 0;
+    while client.may_read() {
+        far.ask(asked, &Request::Stats);
+        assert_eq!(client.step(&mut shared, 0), Step::Handled);
+        asked += 1;
+        assert!(asked < 10_000, "nothing bounds what waits");
+    }
+    assert_eq!(
+        client.connection().unwrap().waiting_count(),
+        MAX_OUTSTANDING
+    );
+    // It reads again, and every reply arrives in order.
+    for expected in 0..asked {
+        assert_eq!(far.reply().0, expected);
+        assert_eq!(client.writable(&mut shared), Step::Handled);
+    }
+    assert!(client.may_read());
+}
+
+#[test]
+fn an_orphan_whose_process_shows_no_lease_is_ended_and_one_that_does_is_kept() {
+    let mut shared = shared();
+    let (mut client, mut far) = serving(&mut shared);
+    far.socket = None;
+    assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
+    // The pretended process never mapped the lease, as one that has called exec.
+    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Ended);
+    assert_eq!(shared.store.session_count(), 0);
+
+    let (mut client, mut far) = serving(&mut shared);
+    far.socket = None;
+    assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
+    // This process has the lease mapped: it is the daemon's own mapping.
+    client.applicant.pid = std::process::id() as i32;
+    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Orphaned);
+    assert_eq!(shared.store.session_count(), 1);
+    // Once its process has ended its maps are not asked any more.
+    far.process.kill().unwrap();
+    far.process.wait().unwrap();
+    client.applicant.pid = 1;
+    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Orphaned);
+    assert_eq!(client.died(&mut shared, 0), Step::Ended);
+}

@@ -1,0 +1,316 @@
+//! The start and the end of the daemon, in their order.
+//!
+//! ```text
+//!   signals blocked -> log -> kernel -> lock file -> metrics port -> memory, payload, prefault -> control segment
+//!   -> store -> liveness word -> socket -> READY -> the loop ... -> counters folded, clients told -> metrics
+//!   -> socket and lock files -> log flushed
+//! ```
+//!
+//! What is cheap and may fail comes first, what others can see comes last. Everything runs on the main thread, which
+//! becomes the loop's.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+
+use hostkv_shm_protocol::control::Geometry;
+use hostkv_shm_protocol::control::header::{HeaderInit, HeaderView, flags};
+use hostkv_shm_protocol::id::InstanceId;
+use hostkv_shm_protocol::key::HashSecret;
+use hostkv_shm_protocol::version::PACKAGE_VERSION;
+use hostkv_shm_protocol::view::View;
+
+use crate::config::{Config, HugePages};
+use crate::error::StartError;
+use crate::metrics::{Bound, Endpoint};
+use crate::request::hello::PoolFacts;
+use crate::segment::{self, Payload, PayloadOptions, Segment, StartProgress};
+use crate::server::alive::AliveMark;
+use crate::server::{
+    AccessRules, Handout, LockedPlace, Parts, Server, SocketPlace, monotonic_ns, pidfd_open,
+    questions,
+};
+use crate::signal::Signals;
+use crate::store::{SLICE_NS, Store, StoreConfig};
+use crate::{critical, logging, random, systemd};
+
+/// How long the last lines of the log may take.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// Descriptors of one session: socket, pidfd, lease segment.
+const DESCRIPTORS_PER_SESSION: u64 = 3;
+/// Descriptors of all else: segments, metrics, epoll and its like, and those kept in reserve.
+const DESCRIPTORS_BESIDE: u64 = 96;
+
+/// Runs the daemon until a signal ends it.
+pub fn run(config: Config) -> Result<(), StartError> {
+    // Before the first thread, so that all inherit the mask.
+    let signals = Signals::block().map_err(|error| fault("blocking the signals", error))?;
+    let log = logging::init(config.log_level.as_deref());
+    abort_on_panic(log.clone());
+    umask(Mode::from_bits_truncate(0o077));
+    let result = serve(config, signals);
+    log.flush(FLUSH_WITHIN);
+    result
+}
+
+fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
+    segment::min_kernel_check()?;
+    raise_descriptor_limit(config.limits.max_sessions);
+    let mut place = SocketPlace::of(&config).lock()?;
+    let metrics = match &config.metrics {
+        Some(metrics) => Some(Endpoint::bind(metrics.host, metrics.port)?),
+        None => None,
+    };
+
+    let geometry = Geometry::for_entries(config.pool.max_objects);
+    let payload = make_payload(&config, geometry)?;
+    let control = segment::create_control(geometry.segment_len())?;
+    // SAFETY: the mapping is page-aligned and as long as the segment, and `control` is dropped at the end of this
+    // function, after the store and the loop. Nobody makes a reference to the bytes.
+    let view = unsafe { View::new(control.base().as_ptr(), control.len_bytes()) };
+    let facts = init_header(&config, &payload, view, geometry)?;
+    let store = Store::new(store_config(&config, &payload), view)
+        .map_err(|error| fault("setting the index up", io::Error::other(error)))?;
+    let alive = AliveMark::set(store.header());
+    let facts = PoolFacts {
+        daemon_thread_id: alive.thread_id(),
+        ..facts
+    };
+
+    let handout = handout(&control, &payload)?;
+    let (asker, questions) =
+        questions().map_err(|error| fault("making an eventfd for the metrics", error))?;
+    let socket = place.listen()?;
+    say_start(&config, &payload, &place, metrics.as_ref());
+    let access = AccessRules::new(nix::unistd::geteuid().as_raw(), &config.access);
+    let server = Server::new(Parts {
+        config,
+        store,
+        facts,
+        handout,
+        access,
+        alive,
+        signals,
+        questions,
+        socket,
+    })
+    .map_err(|error| fault("setting the loop up", error))?;
+    let endpoint = match metrics {
+        Some(bound) => Some(bound.serve(Box::new(asker))?),
+        None => None,
+    };
+    systemd::ready();
+    let ended = server.run().map_err(|error| fault("the loop", error));
+
+    place.remove_socket();
+    if let Some(endpoint) = endpoint {
+        endpoint.stop();
+    }
+    log::info!("Stopped.");
+    ended
+}
+
+fn fault(what: &str, source: io::Error) -> StartError {
+    StartError::System {
+        what: what.to_owned(),
+        source,
+        remedy: "see the limits of this process, in particular those on descriptors and memory"
+            .to_owned(),
+    }
+}
+
+/// A panic of this thread, which becomes the loop's, leaves the store half changed: the process ends at once, and
+/// clients see it by the liveness word. Other threads have nothing that others depend on.
+fn abort_on_panic(log: logging::Logging) {
+    let loop_thread = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        if thread.id() != loop_thread {
+            let name = thread.name().unwrap_or("without a name");
+            log::error!("Thread {name} panicked: {panic}");
+            return;
+        }
+        critical!("The loop panicked, the daemon aborts: {panic}");
+        log.flush(FLUSH_WITHIN);
+        std::process::abort();
+    }));
+}
+
+/// Sessions need descriptors; a soft limit below the hard one is ours to raise.
+fn raise_descriptor_limit(max_sessions: u32) {
+    let wanted = u64::from(max_sessions) * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDE;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft >= wanted {
+        return;
+    }
+    let possible = wanted.min(hard);
+    if setrlimit(Resource::RLIMIT_NOFILE, possible, hard).is_err() || possible < wanted {
+        log::warn!(
+            "--max-sessions {max_sessions} needs {wanted} descriptors and the limit of this process is {}: fewer sessions \
+             will open; raise it, e.g. by LimitNOFILE= of the unit",
+            possible.max(soft)
+        );
+    }
+}
+
+fn make_payload(config: &Config, geometry: Geometry) -> Result<Payload, StartError> {
+    let pool = &config.pool;
+    let options = PayloadOptions {
+        size_bytes: pool.size_bytes,
+        extra_bytes: geometry.segment_len(),
+        shm_name: pool.shm_name.as_deref(),
+        huge_pages: match pool.huge_pages {
+            HugePages::Auto => segment::HugePages::Auto,
+            HugePages::Off => segment::HugePages::Off,
+            HugePages::Hugetlb => segment::HugePages::Hugetlb,
+        },
+        prefault: pool.prefault,
+        // The daemon's own user and root may always write.
+        writers_allowed: true,
+        start_wait: pool.start_wait,
+    };
+    Ok(segment::create_payload(
+        &options,
+        &mut StartProgress::new(),
+    )?)
+}
+
+/// Fills the control header, and gives what sessions are told; the loop's thread id is still missing in it.
+fn init_header(
+    config: &Config,
+    payload: &Payload,
+    view: View,
+    geometry: Geometry,
+) -> Result<PoolFacts, StartError> {
+    let random_fault = |error| fault("drawing random bytes", error);
+    let instance_id = InstanceId(random::random_bytes().map_err(random_fault)?);
+    let secret = InstanceId(random::random_bytes().map_err(random_fault)?).words();
+    let header = HeaderView::new(view)
+        .map_err(|error| fault("setting the index up", io::Error::other(error)))?;
+    let huge_page_bytes = payload.huge_page_bytes();
+    header.initialise(&HeaderInit {
+        instance_id,
+        boot_id: boot_id().map_err(|error| fault("reading the boot id", error))?,
+        created_mono_ns: monotonic_ns(),
+        flags: if huge_page_bytes > 0 {
+            flags::HUGE_PAGES
+        } else {
+            0
+        },
+        geometry,
+        align_bytes: config.pool.align_bytes as u32,
+        hash_secret: HashSecret {
+            k0: secret[0],
+            k1: secret[1],
+        },
+        payload_len: payload.len_bytes(),
+        max_sessions: config.limits.max_sessions,
+    });
+    Ok(PoolFacts {
+        instance_id,
+        daemon_thread_id: 0,
+        capacity_bytes: payload.len_bytes(),
+        align_bytes: config.pool.align_bytes,
+        huge_page_bytes,
+        entry_count: geometry.entry_count,
+    })
+}
+
+/// The kernel's boot id, a UUID, as two words.
+fn boot_id() -> io::Result<[u64; 2]> {
+    parse_boot_id(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?)
+}
+
+fn parse_boot_id(text: &str) -> io::Result<[u64; 2]> {
+    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+    let number = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    Ok(InstanceId(number.to_be_bytes()).words())
+}
+
+fn store_config(config: &Config, payload: &Payload) -> StoreConfig {
+    let nanos = |ttl: Duration| ttl.as_nanos() as u64;
+    StoreConfig {
+        payload_len: payload.len_bytes(),
+        align_bytes: config.pool.align_bytes as u32,
+        policy: config.eviction.policy,
+        watermark: config.eviction.trigger_watermark,
+        ratio: config.eviction.ratio,
+        write_ttl_ns: config.limits.write_ttl.map(nanos),
+        read_ttl_ns: config.limits.read_ttl.map(nanos),
+        chunk_size: config.limits.chunk_size,
+        max_sessions: config.limits.max_sessions,
+        max_reserved_ratio: config.limits.max_reserved_ratio,
+        max_keyspaces: config.limits.max_keyspaces,
+        slice_ns: SLICE_NS,
+    }
+}
+
+fn handout(control: &Segment, payload: &Payload) -> Result<Handout, StartError> {
+    let writable: OwnedFd = payload
+        .rw_fd()
+        .try_clone_to_owned()
+        .map_err(|error| fault("copying the payload's descriptor", error))?;
+    let own_pid = std::process::id() as i32;
+    let daemon = pidfd_open(own_pid)
+        .map_err(|errno| fault("opening the daemon's own pidfd", errno.into()))?;
+    Ok(Handout {
+        control: Rc::new(control.read_only_fd()?),
+        payload_writable: Rc::new(writable),
+        payload_read_only: Rc::new(payload.read_only_fd()?),
+        daemon: Rc::new(daemon),
+    })
+}
+
+/// The one line of a start.
+fn say_start(config: &Config, payload: &Payload, place: &LockedPlace, metrics: Option<&Bound>) {
+    let metrics = match metrics {
+        None => "off".to_owned(),
+        Some(bound) => {
+            let address = bound.local_addr();
+            let reach = if address.ip().is_loopback() {
+                ", loopback only: --prometheus-host opens it to others"
+            } else {
+                ""
+            };
+            format!("{address}{reach}")
+        }
+    };
+    let limits = &config.limits;
+    log::info!(
+        "hostkvd {PACKAGE_VERSION}, pid {}: L1 {} bytes ({}), {} objects at most, {} eviction from {:.2} on; socket {}; at most {} \
+         sessions, {} pins and {:.3} of L1 reserved a session, {} keyspaces; metrics {metrics}",
+        std::process::id(),
+        payload.len_bytes(),
+        payload.kind(),
+        config.pool.max_objects,
+        config.eviction.policy.name(),
+        config.eviction.trigger_watermark,
+        place.path().display(),
+        limits.max_sessions,
+        limits.max_pins,
+        limits.max_reserved_ratio,
+        limits.max_keyspaces,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_keeps_its_bytes_in_order() {
+        let words = parse_boot_id("00010203-0405-0607-0809-0a0b0c0d0e0f\n").unwrap();
+        assert_eq!(
+            InstanceId::from_words(words).0,
+            std::array::from_fn(|i| i as u8)
+        );
+        assert!(parse_boot_id("no boot id").is_err());
+        assert_ne!(boot_id().unwrap(), [0; 2]);
+    }
+}
