@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use hostkv_shm_protocol::id::{InstanceId, SessionId};
 use hostkv_shm_protocol::lease::counters::Counters;
+use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::PinSlots;
 use hostkv_shm_protocol::lease::recency::Recency;
 use hostkv_shm_protocol::lease::{DEFAULT_PIN_SLOTS, LeaseGeometry, MIN_PIN_SLOTS};
@@ -175,9 +176,10 @@ fn lease_parts(
                 PinSlots::new(view, geometry)?,
                 Recency::new(view, geometry)?,
                 Counters::new(view)?,
+                Events::new(view, geometry)?,
             ))
         });
-    let (pins, recency, counters) = parts.map_err(|error| Refusal {
+    let (pins, recency, counters, events) = parts.map_err(|error| Refusal {
         status: Status::Internal,
         text: error.to_string(),
     })?;
@@ -185,6 +187,7 @@ fn lease_parts(
         pins,
         recency,
         counters,
+        events,
         mapping: Box::new(segment),
     })
 }

@@ -83,7 +83,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::Resolve(request) => resolve::resolve(store, session, &request).into(),
         Request::Reserve(request) => reserve::reserve(store, session, request, now),
         Request::Commit(held) => commit::commit(store, session, &held, now).into(),
-        Request::Abort(held) => abort::abort(store, session, &held).into(),
+        Request::Abort(held) => abort::abort(store, session, &held, now).into(),
         Request::Remove(keys) => remove::remove(store, session, &keys).into(),
         Request::Clear { flags } => clear::clear(store, session, flags),
         Request::Stats => Answer::Reply(stats::stats(store)),

@@ -460,7 +460,9 @@ impl Client {
                 session,
             } => {
                 connection.shut_down();
-                shared.store.orphan_session(session.id);
+                shared
+                    .store
+                    .orphan_session(session.id, super::monotonic_ns());
                 if let Some(why) = why {
                     log::warn!(
                         "Session {} ({:?}, uid {}, pid {}) is disconnected: {why}",

@@ -28,6 +28,7 @@ impl Store {
             return Ok(vec![committed(Status::NotFound, 0); held.items.len()]);
         };
         if reservation.is_expired {
+            self.note_stored(&mut reservation, now);
             for entry in reservation.entries.drain(..) {
                 self.give_back_held(slot, entry);
             }
@@ -49,6 +50,7 @@ impl Store {
             *answer = committed(Status::Ok, generation);
         }
         self.stats.l1_write_keys += stored;
+        reservation.stored += stored as u32;
         if stored > 0 {
             log::info!(
                 "Stored {} tokens in {:.3} seconds",
@@ -56,12 +58,17 @@ impl Store {
                 now.saturating_sub(reservation.reserved_at) as f64 / SECOND as f64
             );
         }
-        self.put_reservation_back(slot, held, reservation);
+        self.put_reservation_back(slot, held, reservation, now);
         Ok(answers)
     }
 
     /// Gives entries of a reservation back.
-    pub fn abort(&mut self, id: SessionId, held: &Held) -> Result<Vec<Status>, Refusal> {
+    pub fn abort(
+        &mut self,
+        id: SessionId,
+        held: &Held,
+        now: Nanos,
+    ) -> Result<Vec<Status>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "abort")?;
         let Some(reservation) = self.take_reservation(slot, held) else {
@@ -78,7 +85,7 @@ impl Store {
                 Status::NotFound
             });
         }
-        self.put_reservation_back(slot, held, reservation);
+        self.put_reservation_back(slot, held, reservation, now);
         Ok(answers)
     }
 
@@ -106,7 +113,13 @@ impl Store {
     }
 
     /// Keeps what of a reservation was neither committed nor given back.
-    fn put_reservation_back(&mut self, slot: usize, held: &Held, mut reservation: Reservation) {
+    fn put_reservation_back(
+        &mut self,
+        slot: usize,
+        held: &Held,
+        mut reservation: Reservation,
+        now: Nanos,
+    ) {
         let entries = &self.entries;
         reservation.entries.retain(|entry| {
             matches!(
@@ -114,9 +127,9 @@ impl Store {
                 EntryState::Reserved | EntryState::Quarantine
             ) && entries.owner(*entry) == Some(slot as u32)
         });
-        if !reservation.entries.is_empty()
-            && let Some(ledger) = self.sessions[slot].as_mut()
-        {
+        if reservation.entries.is_empty() {
+            self.note_stored(&mut reservation, now);
+        } else if let Some(ledger) = self.sessions[slot].as_mut() {
             ledger.reservations.insert(held.op_id, reservation);
         }
     }

@@ -4,6 +4,7 @@
 //!   slice:  scan going on? --> go on, then free what no pin names
 //!           reserve parked? -> advance it; make room: scan, or pick victims and scan
 //!           unpublished?   --> scan
+//!           events due?    --> drain the sessions' event rings
 //!           sweep?         --> go on
 //!           above the watermark? --> pick victims until the pass has its goal
 //! ```
@@ -77,6 +78,7 @@ impl Store {
             || self.wants_scan
             || !self.parked.is_empty()
             || !self.sweeps.is_empty()
+            || self.events.is_due()
             || self.pass.is_some()
             || self.wants_pass().is_some()
     }
@@ -91,11 +93,13 @@ impl Store {
                     break;
                 }
                 // Even when the slice is over: what was freed goes to the oldest parked request.
-                self.advance_parked(&mut done, None);
+                self.advance_parked(now, &mut done, None);
             } else if !self.parked.is_empty() {
                 self.serve_parked(now, &mut effort, &mut done);
             } else if self.wants_scan {
                 self.start_scan(now);
+            } else if self.events.is_due() {
+                self.drain_events_slice(&mut effort);
             } else if !self.sweeps.is_empty() {
                 done.extend(self.advance_sweep(&mut effort));
             } else if self.pass.is_some() {
@@ -119,6 +123,7 @@ impl Store {
     /// Advances parked reserves, the oldest first, until one lacks something; the lack of that one.
     fn advance_parked(
         &mut self,
+        now: Nanos,
         done: &mut Vec<Resumed>,
         mut effort: Option<&mut Effort>,
     ) -> Option<Lack> {
@@ -126,7 +131,7 @@ impl Store {
             match self.advance(&mut progress, effort.as_deref_mut()) {
                 Advance::Done => {
                     let session = progress.session;
-                    let (ticket, answers) = self.finish_reserve(progress);
+                    let (ticket, answers) = self.finish_reserve(progress, now);
                     done.push(Resumed {
                         session,
                         ticket,
@@ -147,7 +152,7 @@ impl Store {
     }
 
     fn serve_parked(&mut self, now: Nanos, effort: &mut Effort, done: &mut Vec<Resumed>) {
-        let Some(lack) = self.advance_parked(done, Some(effort)) else {
+        let Some(lack) = self.advance_parked(now, done, Some(effort)) else {
             return;
         };
         let Some(mut progress) = self.parked.pop_front() else {

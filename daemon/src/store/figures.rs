@@ -118,11 +118,17 @@ impl Store {
             .heartbeat_tick()
             // Relaxed: only compared with a clock, nothing stands behind it.
             .store(now / (SECOND / 10), Ordering::Relaxed);
+        if log::log_enabled!(log::Level::Info) {
+            // Relaxed: a hint; a client that sees the change has its allowance of lines again.
+            self.header.log_refill().fetch_add(1, Ordering::Relaxed);
+        }
+        self.want_events();
         self.expire_reservations(now);
         self.drain_recency_slice();
         if now / SECOND != self.last_second {
             self.last_second = now / SECOND;
             self.pass_is_blocked = false;
+            self.refill_lines(self.last_second.is_multiple_of(60));
             self.each_second(now);
         } else if self.stats.pin_gate_shut {
             // The gate opens with the first scan that finds little enough pinned.

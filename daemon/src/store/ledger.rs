@@ -4,8 +4,10 @@
 //! store on the loop's thread.
 
 use super::Nanos;
+use super::events::{Open, SessionEvents};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, OpId, SessionId};
 use hostkv_shm_protocol::lease::counters::{Counter, Counters, split_read_keys};
+use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, PinWord};
 use hostkv_shm_protocol::lease::recency::Recency;
 use std::collections::{HashMap, HashSet};
@@ -18,6 +20,8 @@ pub struct LeaseParts {
     pub recency: Recency,
     /// The counters.
     pub counters: Counters,
+    /// The event ring.
+    pub events: Events,
     /// Keeps the segment mapped; dropped with the session.
     pub mapping: Box<dyn Send>,
 }
@@ -33,6 +37,10 @@ pub struct Reservation {
     pub keyspace: KeyspaceId,
     /// Whether the write time to live has passed.
     pub is_expired: bool,
+    /// Keys of it that were committed.
+    pub stored: u32,
+    /// The owed END of its store event.
+    pub(super) event: Option<Open>,
 }
 
 /// A pin as the last scan saw it.
@@ -66,6 +74,8 @@ pub struct Ledger {
     pub seen: Vec<SeenPin>,
     /// Bytes of the objects that it pinned at the last scan, counted once an object within the session.
     pub pinned_bytes: u64,
+    /// What it told of its reads.
+    pub events: SessionEvents,
     recency_tail: u64,
     folded: [u64; 5],
 }
@@ -97,6 +107,7 @@ impl Ledger {
             keyspaces: HashSet::new(),
             seen: Vec::new(),
             pinned_bytes: 0,
+            events: SessionEvents::default(),
             recency_tail: 0,
             folded: [0; 5],
         }
@@ -122,6 +133,11 @@ impl Ledger {
         }
         self.recency_tail = self.lease.recency.drain(self.recency_tail, most, touch);
         overflowed
+    }
+
+    /// Log lines of reads that the client left out since the last call.
+    pub fn lines_left_out(&mut self) -> u64 {
+        self.grow(Counter::LinesLeftOut)
     }
 
     fn grow(&mut self, counter: Counter) -> u64 {

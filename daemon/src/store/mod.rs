@@ -16,12 +16,13 @@
 //!
 //! Modules, each using only those above it: [`stats`], `slice`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `reserve`, `commit`, `remove`, `evict`, `figures`, `audit`.
+//! `events`, `reserve`, `commit`, `remove`, `evict`, `figures`, `audit`.
 
 pub mod allocator;
 mod audit;
 mod commit;
 pub mod entries;
+pub mod events;
 mod evict;
 pub mod eviction;
 mod figures;
@@ -50,6 +51,7 @@ pub use stats::Stats;
 use crate::config::EvictionPolicy;
 use allocator::Allocator;
 use entries::{EntryState, EntryTable};
+use events::EventBook;
 use evict::{Pass, ScanStage};
 use eviction::Policy;
 use hostkv_shm_protocol::control::ControlError;
@@ -148,6 +150,7 @@ pub struct Store {
     parked: VecDeque<Progress>,
     last_ticket: u64,
     sweeps: VecDeque<Sweep>,
+    events: EventBook,
     /// Session slot at which the next drain of recency rings goes on.
     recency_cursor: usize,
     /// Records taken from that session in this round.
@@ -198,6 +201,7 @@ impl Store {
             parked: VecDeque::new(),
             last_ticket: 0,
             sweeps: VecDeque::new(),
+            events: EventBook::default(),
             recency_cursor: 0,
             recency_taken: 0,
             last_second: 0,

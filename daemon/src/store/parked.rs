@@ -4,6 +4,7 @@
 //! the whole index. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
 
 use super::Nanos;
+use super::events::Open;
 use hostkv_shm_protocol::id::{EntryNumber, SessionId};
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::reply::ReservedItem;
@@ -69,6 +70,8 @@ pub struct Progress {
     pub has_rescanned: bool,
     /// Whether the recency rings were drained for it.
     pub has_drained: bool,
+    /// The owed END of its store event.
+    pub(super) event: Option<Open>,
 }
 
 /// An item without an extent.

@@ -47,10 +47,12 @@ impl Store {
             looked_at: 0,
             has_rescanned: false,
             has_drained: false,
+            event: None,
         };
+        self.note_reserve(&mut progress);
         // A request never waits in line for nothing: what fits is granted, also past parked ones.
         match self.advance(&mut progress, None) {
-            Advance::Done => Ok(Outcome::Done(self.finish_reserve(progress).1)),
+            Advance::Done => Ok(Outcome::Done(self.finish_reserve(progress, now).1)),
             Advance::Spent | Advance::Lacks(_) => {
                 self.last_ticket += 1;
                 progress.ticket = Ticket(self.last_ticket);
@@ -86,7 +88,12 @@ impl Store {
     }
 
     /// Counts a finished reserve and gives its ticket and answers.
-    pub(super) fn finish_reserve(&mut self, progress: Progress) -> (Ticket, Vec<ReservedItem>) {
+    pub(super) fn finish_reserve(
+        &mut self,
+        mut progress: Progress,
+        now: Nanos,
+    ) -> (Ticket, Vec<ReservedItem>) {
+        self.note_granted(&mut progress, now);
         self.stats.write_requests += 1;
         for answer in &progress.answers {
             if answer.status == Status::Ok {
@@ -228,6 +235,8 @@ impl Store {
                 entries: Vec::with_capacity(progress.request.items.len()),
                 keyspace: key.keyspace(),
                 is_expired: false,
+                stored: 0,
+                event: None,
             })
             .entries
             .push(entry);

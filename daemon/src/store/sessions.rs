@@ -7,7 +7,7 @@ use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::id::{KeyspaceId, SessionId};
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::request::Resolve;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// How a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,27 +53,41 @@ impl Store {
     }
 
     /// The session's socket is gone but its process lives: everything stays, charged.
-    pub fn orphan_session(&mut self, id: SessionId) {
-        self.parked.retain(|progress| progress.session != id);
+    pub fn orphan_session(&mut self, id: SessionId, now: Nanos) {
+        self.drop_parked(id, now);
         if let Some((_, ledger)) = self.session_mut(id) {
             ledger.is_orphaned = true;
         }
     }
 
+    /// Forgets the parked requests of a session that will read no reply.
+    fn drop_parked(&mut self, id: SessionId, now: Nanos) {
+        let (dropped, kept): (VecDeque<_>, _) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|progress| progress.session == id);
+        self.parked = kept;
+        for mut progress in dropped {
+            self.note_granted(&mut progress, now);
+        }
+    }
+
     /// Ends a session: what it reserved is freed, what it pinned is unpinned, its counters are folded.
     pub fn close_session(&mut self, id: SessionId, cause: SessionEnd, now: Nanos) {
-        self.parked.retain(|progress| progress.session != id);
+        self.drop_parked(id, now);
         let Some(slot) = self.session_slots.get(&id).copied() else {
             return;
         };
         self.fold_session(slot);
         self.drain_recency_of(slot, usize::MAX);
+        self.drain_last_events(slot);
         let Some(mut ledger) = self.sessions[slot].take() else {
             return;
         };
         self.session_slots.remove(&id);
         let mut reserved = 0;
-        for (_, reservation) in ledger.reservations.drain() {
+        self.note_session_end(&mut ledger, now);
+        for (_, mut reservation) in ledger.reservations.drain() {
+            self.note_stored(&mut reservation, now);
             reserved += reservation.entries.len() as u64;
             for entry in reservation.entries {
                 self.free_held(entry);
@@ -151,6 +165,7 @@ impl Store {
         self.stats.read_succeed_keys += growth.read_succeed_keys;
         self.stats.read_failed_keys += growth.read_failed_keys;
         self.stats.l1_read_keys += growth.l1_read_keys;
+        self.fold_dropped_events(slot);
     }
 
     pub(super) fn check_keyspace(&self, slot: usize, keyspace: KeyspaceId) -> Result<(), Refusal> {

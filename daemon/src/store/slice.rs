@@ -23,6 +23,8 @@ impl Effort {
     pub const FREE: u32 = 400;
     /// Following one recency record.
     pub const TOUCH: u32 = 60;
+    /// Taking one event out of a ring, noting it and writing its line.
+    pub const EVENT: u32 = 1500;
     /// Looking at one entry's state in a sweep.
     pub const ENTRY: u32 = 2;
     /// Granting one item of a parked reserve.

@@ -83,6 +83,8 @@ pub struct Stats {
     pub expired_pins: u64,
     /// Recency hints that went into an overflow bitmap.
     pub recency_overflows: u64,
+    /// Events that found no place in their session's ring.
+    pub events_dropped: u64,
     /// Bytes of distinct pinned objects at the last scan.
     pub pinned_bytes: u64,
     /// Age of the oldest pin at the last scan, in nanoseconds.

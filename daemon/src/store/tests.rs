@@ -1,5 +1,6 @@
 //! The store through its own interface, with readers that pin as the client library does.
 
+mod events;
 mod model;
 mod promises;
 
@@ -13,6 +14,7 @@ use hostkv_shm_protocol::id::{InstanceId, KeyspaceId, OpId};
 use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::counters::Counters;
+use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
 use hostkv_shm_protocol::lease::recency::Recency;
 use hostkv_shm_protocol::status::Reason;
@@ -44,6 +46,7 @@ struct Client {
     pins: PinSlots,
     recency: Recency,
     counters: Counters,
+    events: Events,
 }
 
 struct Options {
@@ -127,11 +130,13 @@ impl Pool {
             pins: PinSlots::new(view, &geometry).unwrap(),
             recency: Recency::new(view, &geometry).unwrap(),
             counters: Counters::new(view).unwrap(),
+            events: Events::new(view, &geometry).unwrap(),
         };
         let lease = LeaseParts {
             pins: client.pins,
             recency: client.recency,
             counters: client.counters,
+            events: client.events,
             mapping: Box::new(()),
         };
         self.store.open_session(id, lease, can_write, is_admin);

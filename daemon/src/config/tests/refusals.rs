@@ -138,10 +138,7 @@ fn the_command_line_is_refused_in_one_sentence_that_names_the_flag() {
             &["--mlock"],
             "unknown flag \"--mlock\"; hostkvd --help lists all",
         ),
-        (
-            &["--require-salt"],
-            "unknown flag \"--require-salt\"",
-        ),
+        (&["--require-salt"], "unknown flag \"--require-salt\""),
         (&["-x"], "unknown flag \"-x\"; hostkvd --help lists all"),
         (
             &["serve"],

@@ -251,10 +251,11 @@ impl World {
                 let writer = &mut self.writers[client];
                 if which < writer.open.len() {
                     let (op_id, _, answers) = writer.open.swap_remove(which);
-                    let outcome = self
-                        .pool
-                        .store
-                        .abort(writer.client.id, &held(op_id, &answers));
+                    let outcome = self.pool.store.abort(
+                        writer.client.id,
+                        &held(op_id, &answers),
+                        self.pool.now,
+                    );
                     assert!(outcome.unwrap().iter().all(|status| *status == Status::Ok));
                 }
             }

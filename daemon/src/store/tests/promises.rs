@@ -248,7 +248,12 @@ fn reserved_bytes_are_limited_for_one_session_and_for_all() {
         op_id: op,
         items: Vec::new(),
     };
-    assert!(pool.store.abort(clients[0].id, &held).unwrap().is_empty());
+    assert!(
+        pool.store
+            .abort(clients[0].id, &held, pool.now)
+            .unwrap()
+            .is_empty()
+    );
     pool.store
         .close_session(clients[0].id, SessionEnd::Death, pool.now);
     assert_eq!(pool.store.stats().reclaimed_reservations, 2);
@@ -272,7 +277,7 @@ fn the_end_of_a_session_gives_everything_back() {
     assert!(pool.store.remove(writer.id, &[key(ks, 1)]).unwrap()[0]);
     pool.settle();
     assert_eq!(pool.audited().zombie_count, 1);
-    pool.store.orphan_session(victim.id);
+    pool.store.orphan_session(victim.id, pool.now);
     pool.next_second();
     assert_eq!(pool.store.gauges().orphaned_bytes, 3 * 4096);
     pool.store
@@ -309,7 +314,10 @@ fn an_expired_reservation_frees_its_key_at_once_and_its_bytes_at_the_abort() {
     assert!(pool.find(&key(ks, 1)).is_some());
     let (op, answers) = pool.reserve(slow, &[(key(ks, 2), 4096)]);
     pool.next_second();
-    let aborted = pool.store.abort(slow.id, &held(op, &answers)).unwrap();
+    let aborted = pool
+        .store
+        .abort(slow.id, &held(op, &answers), pool.now)
+        .unwrap();
     assert_eq!(aborted, [Done]);
     assert_eq!(pool.audited().quarantined_bytes, 0);
 }
@@ -362,7 +370,9 @@ fn a_commit_under_a_wrong_owner_operation_or_generation_changes_nothing() {
     assert_eq!(pool.find(&key(ks, 1)), None);
     assert_eq!(pool.commit(writer, op, &answers), [Done]);
     assert_eq!(
-        pool.store.abort(writer.id, &held(op2, &answers2)).unwrap(),
+        pool.store
+            .abort(writer.id, &held(op2, &answers2), pool.now)
+            .unwrap(),
         [Done]
     );
     assert_eq!(pool.commit(writer, op2, &answers2), [NotFound]);
