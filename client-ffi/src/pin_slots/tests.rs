@@ -1,0 +1,131 @@
+//! What the pool of slots promises, alone and under threads.
+
+use super::*;
+use hostkv_shm_protocol::sync::AtomicU32;
+
+fn take(pool: &SlotPool, count: usize) -> Vec<u32> {
+    let mut slots = Vec::new();
+    let got = pool.take(count, |slot| slots.push(slot));
+    assert_eq!(got, slots.len());
+    slots
+}
+
+fn want(slot: u32, entry: u32, units: u32) -> Wanted {
+    Wanted {
+        slot,
+        entry: EntryNumber(entry),
+        units,
+    }
+}
+
+#[test]
+fn the_lowest_free_slots_come_first_and_no_more_than_there_are() {
+    let pool = SlotPool::new(130, 1000);
+    assert_eq!(take(&pool, 3), [0, 1, 2]);
+    assert_eq!(take(&pool, 70), (3..73).collect::<Vec<_>>());
+    pool.give_back([5, 1, 64].into_iter());
+    assert_eq!(take(&pool, 4), [1, 5, 64, 73]);
+    assert_eq!(take(&pool, 100), (74..130).collect::<Vec<_>>());
+    assert!(take(&pool, 1).is_empty());
+    pool.give_back(0..130);
+    assert_eq!(pool.free_count(), 130);
+}
+
+#[test]
+fn the_quota_counts_an_entry_once_however_often_it_is_pinned() {
+    let pool = SlotPool::new(256, 10);
+    let mut scratch = Vec::new();
+    let slots = take(&pool, 8);
+    let wanted: Vec<Wanted> = slots.iter().map(|slot| want(*slot, 7, 6)).collect();
+    assert_eq!(pool.admit(&wanted, &mut scratch), 8);
+    assert_eq!(pool.pinned_units(), 48);
+    let more = take(&pool, 3);
+    let others = [
+        want(more[0], 8, 3),
+        want(more[1], 7, 6),
+        want(more[2], 9, 2),
+    ];
+    assert_eq!(pool.admit(&others, &mut scratch), 2, "6 + 3 + 2 > 10");
+    pool.forget(more[2..].iter().copied());
+    pool.forget(more[..2].iter().copied());
+    pool.forget(slots.iter().copied());
+    assert_eq!((pool.pinned_units(), pool.free_count()), (0, 256));
+}
+
+#[test]
+fn an_entry_larger_than_the_quota_is_never_admitted() {
+    let pool = SlotPool::new(64, 10);
+    let slot = take(&pool, 1)[0];
+    assert_eq!(pool.admit(&[want(slot, 1, 11)], &mut Vec::new()), 0);
+    pool.forget([slot].into_iter());
+    assert_eq!((pool.pinned_units(), pool.free_count()), (0, 64));
+}
+
+/// A small generator, so that a failing run can be repeated from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn threads_never_share_a_slot_and_never_pass_the_quota() {
+    const SLOTS: usize = 200;
+    const QUOTA: u64 = 24;
+    const ENTRIES: usize = 16;
+    let seed = std::env::var("HOSTKV_TEST_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(20_260_101);
+    println!("seed {seed} (set HOSTKV_TEST_SEED to repeat another)");
+    let pool = SlotPool::new(SLOTS, QUOTA);
+    let owners: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
+    // Pins of each entry by those who were admitted: entered after `admit`, left before `forget`, so what
+    // stands here at any moment is a part of what is pinned at that moment.
+    let pins = std::sync::Mutex::new([0_u32; ENTRIES]);
+    let units_of = |entry: usize| entry as u32 % 5 + 1;
+    std::thread::scope(|scope| {
+        for thread in 1..=4_u32 {
+            let (pool, owners, pins) = (&pool, &owners, &pins);
+            scope.spawn(move || {
+                let mut random = Random(seed + u64::from(thread));
+                let mut scratch = Vec::new();
+                for _ in 0..5_000 {
+                    let slots = take(pool, random.below(70) as usize);
+                    for slot in &slots {
+                        let before = owners[*slot as usize].swap(thread, Ordering::Relaxed);
+                        assert_eq!(before, 0, "slot {slot} had an owner");
+                    }
+                    let wanted: Vec<Wanted> = slots
+                        .iter()
+                        .map(|slot| {
+                            let entry = random.below(ENTRIES as u64) as usize;
+                            want(*slot, entry as u32, units_of(entry))
+                        })
+                        .collect();
+                    let admitted = &wanted[..pool.admit(&wanted, &mut scratch)];
+                    {
+                        let mut pins = pins.lock().unwrap();
+                        admitted.iter().for_each(|w| pins[w.entry.index()] += 1);
+                        let held = (0..ENTRIES).filter(|entry| pins[*entry] > 0);
+                        let distinct: u32 = held.map(units_of).sum();
+                        assert!(u64::from(distinct) <= QUOTA, "{distinct} units pinned");
+                    }
+                    std::thread::yield_now();
+                    {
+                        let mut pins = pins.lock().unwrap();
+                        admitted.iter().for_each(|w| pins[w.entry.index()] -= 1);
+                    }
+                    for slot in &slots {
+                        owners[*slot as usize].store(0, Ordering::Relaxed);
+                    }
+                    pool.forget(slots.iter().copied());
+                }
+            });
+        }
+    });
+    assert_eq!((pool.pinned_units(), pool.free_count()), (0, SLOTS));
+}

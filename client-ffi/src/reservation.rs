@@ -1,0 +1,392 @@
+//! A reservation: room for new objects, written by this process, visible to nobody until it is committed.
+//!
+//! [`Session::reserve`](crate::session::Session::reserve) makes it; any thread may fill its spans, and the call
+//! that ends it comes after all of them.
+//!
+//! ```text
+//!                    /--commit-----------> readable, whole key by whole key
+//!   reserve --fill--<---commit_and_acquire--> readable, and pinned before it was
+//!                    \--abort or drop----> the extents are free again
+//! ```
+//!
+//! Before a commit is sent the writer's stores are fenced, streaming ones included.
+
+use crate::connection::ConnectionError;
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+use crate::read_path::{Item as PinItem, Pins};
+use crate::session::inner::Inner;
+use hostkv_shm_protocol::control::reader::Found;
+use hostkv_shm_protocol::extent::Extent;
+use hostkv_shm_protocol::id::{KeyspaceId, OpId};
+use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::status::{Reason, Status};
+use hostkv_shm_protocol::sync::payload_store_fence;
+use hostkv_shm_protocol::wire::reply::{CommittedItem, Reply, ReservedItem};
+use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request};
+use std::sync::Arc;
+
+/// Where one new object is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanMut {
+    /// Its first byte, aligned to the pool's alignment; it may be written until the reservation ends.
+    pub data: *mut u8,
+    /// Its length in bytes, exactly as asked.
+    pub len_bytes: u64,
+}
+
+/// One item of a reservation.
+pub(crate) struct Item {
+    /// The key.
+    pub(crate) key: Key,
+    /// The length asked, in bytes.
+    pub(crate) len_bytes: u32,
+    /// What the daemon said.
+    pub(crate) outcome: ReservedItem,
+}
+
+impl Item {
+    fn extent(&self) -> Extent {
+        Extent {
+            offset_units: self.outcome.offset_units,
+            len_bytes: self.len_bytes,
+        }
+    }
+
+    fn is_granted(&self) -> bool {
+        self.outcome.status == Status::Ok
+    }
+
+    fn held(&self) -> HeldItem {
+        HeldItem {
+            entry: self.outcome.entry,
+            generation: self.outcome.generation,
+        }
+    }
+}
+
+/// Who asked for a reservation, for the events of a lease that its commit may give.
+pub(crate) struct AskedBy {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) request_id: String,
+    pub(crate) device: String,
+}
+
+/// Extents to write into. Aborts by drop.
+pub struct Reservation {
+    session: Arc<Inner>,
+    op_id: OpId,
+    items: Vec<Item>,
+    asked_by: AskedBy,
+    has_ended: bool,
+}
+
+impl Reservation {
+    /// A reservation of these items; it takes over a hold of the session.
+    pub(crate) fn new(
+        session: Arc<Inner>,
+        op_id: OpId,
+        items: Vec<Item>,
+        asked_by: AskedBy,
+    ) -> Reservation {
+        Reservation {
+            session,
+            op_id,
+            items,
+            asked_by,
+            has_ended: false,
+        }
+    }
+
+    /// Items asked.
+    pub fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The place of item number `index`, or the item's own status: EXISTS, RESERVED, NO_SPACE or QUOTA.
+    pub fn span(&self, index: usize) -> Result<SpanMut> {
+        self.session.refuse_child()?;
+        let item = self.items.get(index).ok_or_else(|| {
+            Error::invalid(format!(
+                "index {index} is past the end of a reservation of {} items; it starts at 0",
+                self.items.len()
+            ))
+        })?;
+        if !item.is_granted() {
+            return Err(self.refusal(index, item));
+        }
+        let outside = || {
+            Error::internal(
+                "the daemon granted an extent outside of the payload; report this defect",
+            )
+        };
+        let (offset, len_bytes) = self
+            .session
+            .read
+            .byte_range(item.extent())
+            .ok_or_else(outside)?;
+        let base = self.session.write_base().ok_or_else(outside)?;
+        Ok(SpanMut {
+            // The range lies inside the mapping, which has at least the payload's length.
+            data: base.wrapping_add(offset as usize),
+            len_bytes,
+        })
+    }
+
+    /// The place of item number `index` as a slice.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else writes or reads the span while the slice lives: no other slice of it, no GPU. The bytes are
+    /// those of objects before, or zero.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "each span is memory of its own outside of the reservation; the contract names who may have it"
+    )]
+    pub unsafe fn slice_mut(&self, index: usize) -> Result<&mut [u8]> {
+        let span = self.span(index)?;
+        // SAFETY: the span lies inside the writable mapping, which stays until the reservation ends, and every
+        // byte of a shared mapping is initialised; our caller has it alone.
+        Ok(unsafe { std::slice::from_raw_parts_mut(span.data, span.len_bytes as usize) })
+    }
+
+    #[cold]
+    fn refusal(&self, index: usize, item: &Item) -> Error {
+        let len_bytes = item.len_bytes;
+        let what = format!("item {index} ({len_bytes} bytes)");
+        let message = match (item.outcome.status, item.outcome.reason) {
+            (Status::Exists, _) => {
+                format!("{what} is committed already; there is nothing to write")
+            }
+            (Status::Reserved, _) => format!(
+                "{what} is being written by another reservation, or stands twice in this call; skip it or look it up \
+                 later"
+            ),
+            (Status::NoSpace, reason @ (Reason::NoEntry | Reason::BucketFull)) => format!(
+                "{what} got no index entry ({}), even after eviction; release leases, or start hostkvd with a larger \
+                 --max-objects",
+                reason.name()
+            ),
+            (Status::NoSpace, _) => format!(
+                "{what} got no space (no_space), even after eviction, in a pool of {} bytes; release leases, or start \
+                 hostkvd with a larger --l1-size-gb",
+                self.session.hello.capacity_bytes
+            ),
+            (Status::Quota, Reason::PoolReserved) => format!(
+                "{what} would lift the reserved bytes of all sessions together above half of the pool of {} bytes \
+                 (pool_reserved); commit or abort reservations first",
+                self.session.hello.capacity_bytes
+            ),
+            (Status::Quota, _) => format!(
+                "{what} would lift this session's reserved bytes above its quota of {} bytes (session_reserved); \
+                 commit or abort reservations first, or start hostkvd with a larger --max-reserved-ratio",
+                self.session.hello.reserve_quota_bytes
+            ),
+            (status, _) => format!("{what} was answered with {status}"),
+        };
+        Error::new(item.outcome.status, message)
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            op_id: self.op_id,
+            items: self
+                .items
+                .iter()
+                .filter(|item| item.is_granted())
+                .map(Item::held)
+                .collect(),
+        }
+    }
+
+    /// Makes all granted items readable.
+    pub fn commit(mut self) -> Result<()> {
+        self.begin_end()?;
+        let outcome = self.send_commit();
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(self.give_up(failure)),
+        }
+    }
+
+    /// Makes all granted items readable and gives a lease of the reservation's count and order: items committed now
+    /// are pinned before they become visible, items that existed are acquired.
+    pub fn commit_and_acquire(mut self) -> Result<Lease> {
+        self.begin_end()?;
+        let session = Arc::clone(&self.session);
+        let mut pins = session.pins_pool.take();
+        let outcome = self.commit_pinned(&mut pins);
+        if let Err(failure) = outcome {
+            session.read.abandon(&mut pins);
+            session.pins_pool.put(pins);
+            return Err(self.give_up(failure));
+        }
+        // The lease takes over the reservation's hold of the session.
+        self.has_ended = true;
+        let asked_by = &self.asked_by;
+        let trace = session.read.events.begin(
+            asked_by.keyspace,
+            Some(&asked_by.request_id),
+            Some(&asked_by.device),
+            &mut pins.caller,
+        );
+        Ok(Lease::new(session, pins, trace))
+    }
+
+    /// Gives all granted items back. In a forked child it only frees memory.
+    pub fn abort(mut self) -> Result<()> {
+        self.send_abort()
+    }
+
+    /// What every commit begins with; on a refusal the granted items are given back.
+    fn begin_end(&mut self) -> Result<()> {
+        self.session.refuse_child()?;
+        // A refused commit ends the reservation, so its drop aborts what was granted.
+        self.session.refuse_ended()?;
+        self.session.refuse_without_daemon()
+    }
+
+    fn commit_pinned(&self, pins: &mut Pins) -> core::result::Result<(), Failure> {
+        let read = &self.session.read;
+        pins.reset(self.items.len());
+        for item in &self.items {
+            pins.items.push(if item.is_granted() {
+                PinItem::found(Found {
+                    entry: item.outcome.entry,
+                    seq: item.outcome.generation,
+                    extent: item.extent(),
+                })
+            } else {
+                PinItem::NOT_FOUND
+            });
+        }
+        read.pin_before_commit(pins);
+        let committed = self.send_commit()?;
+        let granted = self.items.iter().filter(|item| item.is_granted());
+        for (item, committed) in granted.zip(&committed) {
+            if item.outcome.generation != committed.generation {
+                return Err(Failure::Told(Error::internal(format!(
+                    "entry {} was committed with generation {} instead of {}; report this defect of hostkvd",
+                    item.outcome.entry.0, committed.generation, item.outcome.generation
+                ))));
+            }
+        }
+        let existing = self.items.iter().enumerate().filter_map(|(at, item)| {
+            (item.outcome.status == Status::Exists).then_some((at, &item.key))
+        });
+        read.acquire_more(existing, pins);
+        Ok(())
+    }
+
+    /// Sends the commit of what was granted and looks at every answer.
+    fn send_commit(&self) -> core::result::Result<Vec<CommittedItem>, Failure> {
+        // The caller may have streamed into the spans with copies of its own.
+        payload_store_fence();
+        let held = self.held();
+        if held.items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = held.items.len();
+        let tick = self.session.read.heartbeat_tick();
+        let reply = self.session.try_call(&Request::Commit(held));
+        let items = match reply {
+            Ok(Reply::Committed(items)) if items.len() == count => items,
+            Ok(_) => return Err(Failure::Told(self.session.strange_reply("COMMIT"))),
+            Err(error) => {
+                let is_still_held = matches!(
+                    error,
+                    ConnectionError::Refused { .. }
+                        | ConnectionError::Timeout {
+                            was_sent: false,
+                            ..
+                        }
+                );
+                let error = self.session.explain(error, Some(tick));
+                return Err(if is_still_held {
+                    Failure::StillHeld(error)
+                } else {
+                    Failure::Told(error)
+                });
+            }
+        };
+        match items.iter().find(|item| item.status != Status::Ok) {
+            None => Ok(items),
+            Some(item) if item.status == Status::Expired => Err(Failure::StillHeld(Error::new(
+                Status::Expired,
+                "the reservation outlived the write TTL (hostkvd --l1-write-ttl-seconds), so nothing was committed; \
+                 write faster, or raise the TTL",
+            ))),
+            Some(item) => Err(Failure::StillHeld(Error::new(
+                item.status,
+                format!(
+                    "the daemon answered {} to an entry of this commit; report this defect of hostkvd",
+                    item.status
+                ),
+            ))),
+        }
+    }
+
+    /// Ends the reservation after a failed commit; what the daemon may still hold for it is given back.
+    fn give_up(&mut self, failure: Failure) -> Error {
+        self.has_ended = true;
+        let error = match failure {
+            Failure::Told(error) => error,
+            Failure::StillHeld(error) => {
+                self.session.abort_later(self.held());
+                error
+            }
+        };
+        self.session.leave();
+        error
+    }
+
+    fn send_abort(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return Ok(());
+        }
+        let outcome = self.try_abort();
+        self.session.leave();
+        outcome
+    }
+
+    fn try_abort(&self) -> Result<()> {
+        let held = self.held();
+        if self.session.is_child() || held.items.is_empty() {
+            return Ok(());
+        }
+        let tick = self.session.read.heartbeat_tick();
+        let request = Request::Abort(held);
+        match self.session.try_call(&request) {
+            Ok(Reply::Aborted(_)) => Ok(()),
+            Ok(_) => Err(self.session.strange_reply("ABORT")),
+            Err(error) => {
+                if matches!(
+                    error,
+                    ConnectionError::Timeout {
+                        was_sent: false,
+                        ..
+                    }
+                ) && let Request::Abort(held) = request
+                {
+                    self.session.abort_later(held);
+                }
+                Err(self.session.explain(error, Some(tick)))
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // What a forgotten abort meets has nobody to be told to.
+        let _ = self.send_abort();
+    }
+}
+
+/// Why a commit failed, and whether the daemon may still hold the extents for this reservation.
+enum Failure {
+    /// It does not, or the outcome is unknown.
+    Told(Error),
+    /// It may.
+    StillHeld(Error),
+}

@@ -1,0 +1,490 @@
+//! What a session holds, and in which order it is given back.
+//!
+//! One [`Inner`] is shared by the handle, its leases and its reservations. Who uses it has counted itself into
+//! [`Life`]; the last to leave tears it down:
+//!
+//! ```text
+//!   last of all left --> unmap both payload maps --> BYE, wait for its reply --> close the socket and the pidfd
+//! ```
+//!
+//! The daemon may reuse reserved extents from BYE on, so nothing may be mapped then that could still be written.
+//! Control and lease segment stay mapped until the memory itself goes. In a forked child nothing is unmapped,
+//! sent or stored: only descriptors are closed.
+
+use super::keyspaces::KeyspaceSet;
+use super::life::{Duty, Life, Refusal};
+use super::{POPULATE, READ_ONLY, SINGLE_MAPPING, SessionConfig};
+use crate::connection::hello::{self, Opened, Wishes};
+use crate::connection::{Connection, ConnectionError, Deadline};
+use crate::error::{Error, Result};
+use crate::fork::ForkMark;
+use crate::mapping::{Access, Descriptor, Mapping, Plan};
+use crate::pins_pool::PinsPool;
+use crate::read_path::{Liveness, ReadPath};
+use hostkv_shm_protocol::control::header::ControlHeader;
+use hostkv_shm_protocol::id::{KeyspaceId, OpId};
+use hostkv_shm_protocol::lease::header::LeaseHeader;
+use hostkv_shm_protocol::status::Status;
+use hostkv_shm_protocol::sync::{AtomicBool, AtomicU64, Ordering};
+use hostkv_shm_protocol::view::View;
+use hostkv_shm_protocol::wire::hello::HelloReply;
+use hostkv_shm_protocol::wire::reply::Reply;
+use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
+use std::os::fd::{OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Limit of a socket call when the configuration names none, in milliseconds.
+const DEFAULT_TIMEOUT_MS: u32 = 5000;
+
+/// The payload as it is mapped; gone once the session or its pool is over.
+struct Payload {
+    /// None when reads use the writable mapping.
+    _read: Option<Mapping>,
+    /// None on a read-only session.
+    _write: Option<Mapping>,
+    /// Whether the caller knows a base address, so that only a close may unmap.
+    is_given_away: bool,
+}
+
+/// Everything of one session.
+pub(crate) struct Inner {
+    life: Life,
+    fork: Arc<ForkMark>,
+    pub(crate) read: ReadPath,
+    connection: Connection,
+    daemon_pidfd: Descriptor,
+    /// **The lock** guards the end of the mappings against a second one. Held for munmap only.
+    payload: Mutex<Option<Payload>>,
+    read_base: NonNull<u8>,
+    write_base: Option<NonNull<u8>>,
+    pub(crate) keyspaces: KeyspaceSet,
+    pub(crate) pins_pool: PinsPool,
+    next_op_id: AtomicU64,
+    is_torn_down: AtomicBool,
+    pub(crate) hello: HelloReply,
+    timeout_ms: u32,
+    /// Behind `read`, which looks into them.
+    _control: Mapping,
+    _lease: Mapping,
+}
+
+// SAFETY: the base pointers are addresses of mappings that belong to the process; payload bytes are only ever
+// handed out as pointers. Everything else is Send by itself.
+unsafe impl Send for Inner {}
+// SAFETY: as above; all mutable state is atomic or behind a mutex.
+unsafe impl Sync for Inner {}
+
+/// One call under way; counts itself out by drop.
+pub(crate) struct Hold<'a> {
+    inner: &'a Inner,
+}
+
+impl Hold<'_> {
+    /// Leaves the count as it is: a lease or a reservation takes it over and calls [`Inner::leave`] at its end.
+    pub(crate) fn hand_over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.inner.leave();
+    }
+}
+
+impl Inner {
+    /// Connects, says HELLO and maps.
+    pub(crate) fn open(config: &SessionConfig) -> Result<Inner> {
+        let fork = Arc::new(ForkMark::new()?);
+        let timeout_ms = match config.timeout_ms {
+            0 => DEFAULT_TIMEOUT_MS,
+            timeout_ms => timeout_ms,
+        };
+        let deadline = Deadline::after_ms(timeout_ms);
+        let path = hello::socket_path(config.socket_path.as_deref())?;
+        let wishes = Wishes {
+            is_read_only: config.flags & READ_ONLY != 0,
+            pin_slot_count: config.pin_slot_count,
+            client_name: config.client_name.clone(),
+        };
+        let Opened {
+            connection,
+            reply,
+            control,
+            lease,
+            payload,
+            daemon_pidfd,
+        } = hello::open(&path, &wishes, deadline)?;
+        let parts = Parts::map(config.flags, &reply, &control, &lease, payload, &fork);
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                // Without BYE the daemon would keep the session until this process ends.
+                connection.say_bye(deadline).ok();
+                return Err(error);
+            }
+        };
+        Ok(Inner {
+            life: Life::new(),
+            fork,
+            read: parts.read,
+            connection,
+            daemon_pidfd: Descriptor::new(daemon_pidfd),
+            payload: Mutex::new(Some(parts.payload)),
+            read_base: parts.read_base,
+            write_base: parts.write_base,
+            keyspaces: KeyspaceSet::new(),
+            pins_pool: PinsPool::new(),
+            next_op_id: AtomicU64::new(1),
+            is_torn_down: AtomicBool::new(false),
+            hello: reply,
+            timeout_ms,
+            _control: parts.control,
+            _lease: parts.lease,
+        })
+    }
+
+    /// Refuses in a forked child.
+    #[inline]
+    pub(crate) fn refuse_child(&self) -> Result<()> {
+        if self.fork.is_child() {
+            return Err(Error::new(
+                Status::Forked,
+                "the session belongs to the process that opened it, and this is a forked child of it; open a \
+                 session here",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether this process is a forked child of the one that opened the session.
+    #[inline]
+    pub(crate) fn is_child(&self) -> bool {
+        self.fork.is_child()
+    }
+
+    /// Counts a call in, unless the session is closed or its daemon known to be gone.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<Hold<'_>> {
+        self.refuse_child()?;
+        let entered = self.life.enter();
+        let hold = Hold { inner: self };
+        match entered {
+            Ok(()) => Ok(hold),
+            Err(refusal) => Err(refusal_error(refusal)),
+        }
+    }
+
+    /// As [`Inner::enter`], also when the daemon is gone.
+    pub(crate) fn enter_even_dead(&self) -> Result<Hold<'_>> {
+        self.refuse_child()?;
+        let entered = self.life.enter();
+        let hold = Hold { inner: self };
+        match entered {
+            Err(Refusal::Closed) => Err(refusal_error(Refusal::Closed)),
+            Ok(()) | Err(Refusal::Dead) => Ok(hold),
+        }
+    }
+
+    /// Refuses what a lease or reservation may not begin any more.
+    pub(crate) fn refuse_ended(&self) -> Result<()> {
+        self.life
+            .refusal()
+            .map_or(Ok(()), |refusal| Err(refusal_error(refusal)))
+    }
+
+    /// Counts a holder out and does what falls to the last one. A failed goodbye has left nothing behind on this
+    /// side.
+    pub(crate) fn leave(&self) -> Option<ConnectionError> {
+        match self.life.leave() {
+            Duty::None => None,
+            Duty::UnmapPayload => {
+                self.unmap_dead_payload();
+                None
+            }
+            Duty::TearDown => self.tear_down(),
+        }
+    }
+
+    /// Ends the handle; an error when it had been ended already, or when the daemon did not answer the goodbye.
+    pub(crate) fn close(&self) -> Result<()> {
+        if !self.life.close() {
+            return Err(refusal_error(Refusal::Closed));
+        }
+        if self.is_child() {
+            self.close_descriptors();
+        }
+        self.leave()
+            .map_or(Ok(()), |error| Err(self.explain(error, None)))
+    }
+
+    fn unmap_dead_payload(&self) {
+        if self.is_child() {
+            return;
+        }
+        let mut payload = self.payload.lock().unwrap_or_else(PoisonError::into_inner);
+        if payload
+            .as_ref()
+            .is_some_and(|payload| !payload.is_given_away)
+        {
+            *payload = None;
+        }
+    }
+
+    fn tear_down(&self) -> Option<ConnectionError> {
+        // AcqRel: whoever is refused at a closed session may come here too; one does the work.
+        if self.is_torn_down.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        if self.is_child() {
+            self.close_descriptors();
+            return None;
+        }
+        drop(
+            self.payload
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let outcome = if self.life.is_dead() {
+            // A daemon that only answers no more still gets to know, if the socket takes it.
+            self.connection.say_bye_unanswered();
+            None
+        } else {
+            self.connection
+                .say_bye(Deadline::after_ms(self.timeout_ms))
+                .err()
+                .filter(|error| !error.is_final())
+        };
+        self.close_descriptors();
+        outcome
+    }
+
+    fn close_descriptors(&self) {
+        self.connection.close();
+        self.daemon_pidfd.close();
+    }
+
+    /// Refuses when the daemon is gone; without a system call where the kernel keeps the liveness word.
+    #[inline]
+    pub(crate) fn refuse_without_daemon(&self) -> Result<()> {
+        let is_gone = match self.read.liveness() {
+            Liveness::Alive => false,
+            Liveness::Gone => true,
+            Liveness::AskSocket => self.connection.is_hung_up(),
+        };
+        if is_gone {
+            self.life.mark_dead();
+            return Err(refusal_error(Refusal::Dead));
+        }
+        Ok(())
+    }
+
+    /// Sends a request and waits for its reply, at most the session's timeout.
+    pub(crate) fn call(&self, request: &WireRequest) -> Result<Reply> {
+        let tick = self.read.heartbeat_tick();
+        self.try_call(request)
+            .map_err(|error| self.explain(error, Some(tick)))
+    }
+
+    /// As [`Inner::call`], with an error that says whether the request was sent.
+    pub(crate) fn try_call(
+        &self,
+        request: &WireRequest,
+    ) -> core::result::Result<Reply, ConnectionError> {
+        let outcome = self
+            .connection
+            .call(request, Deadline::after_ms(self.timeout_ms));
+        if outcome.as_ref().is_err_and(ConnectionError::is_final) {
+            self.life.mark_dead();
+        }
+        outcome
+    }
+
+    /// The error as the caller sees it. With the heartbeat of before the call, a timeout says whether the daemon
+    /// runs at all.
+    pub(crate) fn explain(&self, error: ConnectionError, tick_before: Option<u64>) -> Error {
+        let is_timeout = matches!(error, ConnectionError::Timeout { .. });
+        let mut error = Error::from(error);
+        if let (true, Some(tick)) = (is_timeout, tick_before) {
+            error
+                .message
+                .push_str(if self.read.heartbeat_tick() == tick {
+                    "; its heartbeat stands still, so it is stopped or stuck"
+                } else {
+                    "; its heartbeat goes on, so it is busy"
+                });
+        }
+        error
+    }
+
+    /// A reply of another kind than the request's.
+    pub(crate) fn strange_reply(&self, expected: &str) -> Error {
+        self.life.mark_dead();
+        ConnectionError::Protocol(format!("a reply that does not fit the {expected} request"))
+            .into()
+    }
+
+    /// Gives grants back without waiting.
+    pub(crate) fn abort_later(&self, held: Held) {
+        self.connection.abort_later(held);
+    }
+
+    /// Refuses a keyspace number that this session did not open.
+    #[inline]
+    pub(crate) fn refuse_unopened(&self, keyspace: KeyspaceId) -> Result<()> {
+        if self.keyspaces.contains(keyspace) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "keyspace {} was not opened by this session; open it and use the number that this gives",
+            keyspace.0
+        )))
+    }
+
+    pub(crate) fn next_op_id(&self) -> OpId {
+        // Relaxed: only uniqueness counts.
+        OpId(self.next_op_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether the session may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.write_base.is_none()
+    }
+
+    /// Base of the mapping for reads. The caller holds the session.
+    #[inline]
+    pub(crate) fn read_base(&self) -> *const u8 {
+        self.read_base.as_ptr()
+    }
+
+    /// Base of the mapping for writes. The caller holds the session.
+    pub(crate) fn write_base(&self) -> Option<*mut u8> {
+        self.write_base.map(NonNull::as_ptr)
+    }
+
+    /// From now on only the close unmaps the payload, because the caller knows where it lies.
+    pub(crate) fn give_payload_away(&self) {
+        let mut payload = self.payload.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(payload) = payload.as_mut() {
+            payload.is_given_away = true;
+        }
+    }
+
+    /// The daemon's pidfd; -1 in a forked child and after the end.
+    pub(crate) fn daemon_fd(&self) -> RawFd {
+        if self.is_child() {
+            -1
+        } else {
+            self.daemon_pidfd.raw()
+        }
+    }
+}
+
+fn refusal_error(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Closed => Error::invalid("the session is closed; open a new one"),
+        Refusal::Dead => Error::new(
+            Status::Disconnected,
+            "the daemon of this session is gone; end its handles and open a new session",
+        ),
+    }
+}
+
+/// The mapped part of a session.
+struct Parts {
+    read: ReadPath,
+    payload: Payload,
+    read_base: NonNull<u8>,
+    write_base: Option<NonNull<u8>>,
+    control: Mapping,
+    lease: Mapping,
+}
+
+impl Parts {
+    fn map(
+        flags: u32,
+        hello: &HelloReply,
+        control: &OwnedFd,
+        lease: &OwnedFd,
+        payload: OwnedFd,
+        fork: &Arc<ForkMark>,
+    ) -> Result<Parts> {
+        let control = Mapping::new(
+            control,
+            Plan {
+                segment: "the control segment",
+                access: Access::Read,
+                least_bytes: size_of::<ControlHeader>() as u64,
+                is_huge_aligned: false,
+                is_left_out_of_dumps: false,
+                is_populated: false,
+            },
+            fork,
+        )?;
+        let lease = Mapping::new(
+            lease,
+            Plan {
+                segment: "the lease segment",
+                access: Access::ReadWrite,
+                least_bytes: size_of::<LeaseHeader>() as u64,
+                is_huge_aligned: false,
+                is_left_out_of_dumps: true,
+                is_populated: false,
+            },
+            fork,
+        )?;
+        // SAFETY: both mappings start at a page, are as long as their files, and stay until `Inner` is dropped,
+        // which is after every use of the views; the control segment is only loaded from, relaxed.
+        let (control_view, lease_view) = unsafe {
+            (
+                View::new(control.base(), control.len()),
+                View::new(lease.base(), lease.len()),
+            )
+        };
+        let read = ReadPath::new(control_view, lease_view, hello)?;
+        let map_payload = |access| {
+            let plan = Plan {
+                segment: "the payload segment",
+                access,
+                least_bytes: hello.capacity_bytes,
+                is_huge_aligned: true,
+                is_left_out_of_dumps: true,
+                is_populated: flags & POPULATE != 0,
+            };
+            Mapping::new(&payload, plan, fork)
+        };
+        let write = match flags & READ_ONLY {
+            0 => Some(map_payload(Access::ReadWrite)?),
+            _ => None,
+        };
+        let read_mapping = match flags & SINGLE_MAPPING {
+            0 => Some(map_payload(Access::Read)?),
+            _ => None,
+        };
+        let base = |mapping: &Option<Mapping>| {
+            mapping
+                .as_ref()
+                .and_then(|mapping| NonNull::new(mapping.base()))
+        };
+        let write_base = base(&write);
+        let read_base = base(&read_mapping).or(write_base).ok_or_else(|| {
+            Error::internal(
+                "a session maps the payload at least once; report this defect of libhostkv",
+            )
+        })?;
+        Ok(Parts {
+            read,
+            payload: Payload {
+                _read: read_mapping,
+                _write: write,
+                is_given_away: false,
+            },
+            read_base,
+            write_base,
+            control,
+            lease,
+        })
+    }
+}
