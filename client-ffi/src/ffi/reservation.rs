@@ -1,0 +1,187 @@
+//! Writing: reserve room, fill it in, commit or abort.
+//!
+//! A `hostkv_reservation` is a [`crate::reservation::Reservation`] in a box. It may be used from many threads
+//! at once (to fill its spans); the commit or abort that ends it comes after all of them.
+
+use super::types::{
+    hostkv_keyspace, hostkv_lease, hostkv_request, hostkv_reservation, hostkv_reserve_item,
+    hostkv_session, hostkv_span_mut, hostkv_status,
+};
+use super::{guard, handle};
+use crate::session::ReserveItem;
+use hostkv_shm_protocol::id::KeyspaceId;
+use std::ffi::c_void;
+use std::ptr;
+
+/// Makes room for 1 to max_batch_keys objects. OK if the call was carried out, even when it granted nothing: each
+/// item has its own status, which hostkv_reservation_get_span() tells. End the reservation with a commit or
+/// an abort.
+///
+/// INVALID_ARGUMENT: among others a length of 0 or above max_object_bytes. READ_ONLY, DISCONNECTED, TIMEOUT
+/// (nothing is held then).
+///
+/// # Safety
+///
+/// `session` is open; `items` has `count` items; `request` is NULL or has as many bytes as its `struct_size`
+/// says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_session_reserve(
+    session: *const hostkv_session,
+    keyspace: hostkv_keyspace,
+    items: *const hostkv_reserve_item,
+    count: usize,
+    request: *const hostkv_request,
+    ret_reservation: *mut *mut hostkv_reservation,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers.
+        let (session, items, request, ret_reservation) = unsafe {
+            (
+                handle::lend(session, "session")?,
+                handle::batch(items, count, "items")?,
+                handle::request(request)?,
+                handle::out(ret_reservation, "ret_reservation")?,
+            )
+        };
+        let items: Vec<ReserveItem> = items.iter().map(|item| (*item).into()).collect();
+        let reservation = session.0.reserve(KeyspaceId(keyspace), &items, &request)?;
+        ret_reservation.write(handle::give(hostkv_reservation(reservation)));
+        Ok(())
+    })
+}
+
+/// Items asked for; 0 for NULL.
+///
+/// # Safety
+///
+/// `reservation` is NULL or has not been ended.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_get_count(
+    reservation: *const hostkv_reservation,
+) -> usize {
+    guard::value(0, || {
+        // SAFETY: the caller keeps the rules for pointers.
+        unsafe { handle::lend_or_none(reservation) }.map_or(0, |r| r.0.count())
+    })
+}
+
+/// What became of one item, and where its object goes: aligned, contiguous, exactly len_bytes long. The first
+/// new keys get room as far as it lasts; the new keys behind them say what ended it.
+///
+/// OK: write there. EXISTS: it is readable already, nothing to write. RESERVED: another writer is at it. NO_SPACE,
+/// QUOTA: no room. INVALID_ARGUMENT: no such item.
+///
+/// # Safety
+///
+/// `reservation` has not been ended.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_get_span(
+    reservation: *const hostkv_reservation,
+    index: usize,
+    ret_span: *mut hostkv_span_mut,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers.
+        let (reservation, ret_span) = unsafe {
+            (
+                handle::lend(reservation, "reservation")?,
+                handle::out(ret_span, "ret_span")?,
+            )
+        };
+        let span = reservation.0.span(index)?;
+        ret_span.write(hostkv_span_mut {
+            data: span.data.cast(),
+            len_bytes: span.len_bytes,
+        });
+        Ok(())
+    })
+}
+
+/// Makes all granted items readable, each as a whole and the last one first, so that who reads a prefix finds
+/// one. Ends the reservation, whatever it returns; NULL is OK. Orders streaming stores of the caller's own
+/// before it.
+///
+/// EXPIRED: it outlived the daemon's write time to live, and nothing is readable. TIMEOUT: each key is either
+/// readable or not; ask with a lookup. INVALID_ARGUMENT: the session is closed, and nothing is readable.
+/// DISCONNECTED.
+///
+/// # Safety
+///
+/// `reservation` is NULL or is used for the last time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_commit(
+    reservation: *mut hostkv_reservation,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers.
+        match unsafe { handle::take(reservation, "reservation") }? {
+            Some(reservation) => reservation.0.commit(),
+            None => Ok(()),
+        }
+    })
+}
+
+/// As hostkv_reservation_commit(), and acquires the items in the same step, before anybody could evict them. The
+/// lease has the reservation's count and order: what was committed now and what EXISTS already is pinned, other
+/// items say NOT_FOUND, and an item for which no pin was left says QUOTA and stays committed. It is no read
+/// request. On any other status than OK there is no lease. NULL is OK and gives a NULL lease.
+///
+/// # Safety
+///
+/// `reservation` is NULL or is used for the last time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_commit_and_acquire(
+    reservation: *mut hostkv_reservation,
+    ret_lease: *mut *mut hostkv_lease,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers. The handle is taken first: it ends also when the
+        // other argument is refused.
+        let (reservation, ret_lease) = unsafe {
+            (
+                handle::take(reservation, "reservation")?,
+                handle::out(ret_lease, "ret_lease")?,
+            )
+        };
+        ret_lease.write(match reservation {
+            Some(reservation) => handle::give(hostkv_lease(reservation.0.commit_and_acquire()?)),
+            None => ptr::null_mut(),
+        });
+        Ok(())
+    })
+}
+
+/// Gives the room back; nothing becomes readable. Ends the reservation, whatever it returns; NULL is OK.
+///
+/// # Safety
+///
+/// `reservation` is NULL or is used for the last time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_abort(
+    reservation: *mut hostkv_reservation,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers.
+        match unsafe { handle::take(reservation, "reservation") }? {
+            Some(reservation) => reservation.0.abort(),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Copies `len` bytes, in the way that is fastest on this CPU for copies into the pool. The two places must not
+/// overlap. Copies nothing if one of them is NULL.
+///
+/// # Safety
+///
+/// `destination` may be written and `source` read for `len` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_copy(destination: *mut c_void, source: *const c_void, len: usize) {
+    guard::value((), || {
+        if destination.is_null() || source.is_null() {
+            return;
+        }
+        // SAFETY: neither is NULL; that both have `len` bytes and are apart is the caller's promise.
+        unsafe { crate::copy::copy(destination.cast(), source.cast(), len) }
+    });
+}
