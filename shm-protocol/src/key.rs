@@ -171,12 +171,15 @@ impl HashSecret {
             0x4528_21e6_38d0_1377,
         ];
         let w = key.words();
-        let a = fold(w[0] ^ self.k0, w[1] ^ C[0]);
-        let b = fold(w[2] ^ self.k1, w[3] ^ C[1]);
-        let c = fold(w[4] ^ self.k0.rotate_left(32), w[5] ^ C[2]);
+        // Both factors of each product bear the secret: a factor that somebody could choose to be zero would take the
+        // other one out of the hash.
+        let (k0, k1) = (self.k0, self.k1);
+        let a = fold(w[0] ^ k0, w[1] ^ k1 ^ C[0]);
+        let b = fold(w[2] ^ k1, w[3] ^ k0 ^ C[1]);
+        let c = fold(w[4] ^ k0.rotate_left(32), w[5] ^ k1.rotate_left(32) ^ C[2]);
         KeyHash {
-            h0: fold(a ^ b.rotate_left(23) ^ self.k1, c ^ C[3]),
-            h1: fold(b ^ c.rotate_left(29) ^ self.k0, a ^ C[4]),
+            h0: fold(a ^ b.rotate_left(23) ^ k1, c ^ k0 ^ C[3]),
+            h1: fold(b ^ c.rotate_left(29) ^ k0, a ^ k1 ^ C[4]),
         }
     }
 }
@@ -259,5 +262,37 @@ mod tests {
         }
         assert!(per_bucket.iter().all(|n| (0..=30).contains(n)));
         assert!(tags.len() > 7000, "{}", tags.len());
+    }
+
+    #[test]
+    fn no_chosen_word_takes_the_rest_of_a_key_out_of_the_hash() {
+        let secret = HashSecret {
+            k0: 0x0123_4567_89ab_cdef,
+            k1: 0xfedc_ba98_7654_3210,
+        };
+        // The constants are public, so a caller can make any one word of a chunk hash equal to any of them.
+        for constant in [
+            0x243f_6a88_85a3_08d3_u64,
+            0x1319_8a2e_0370_7344,
+            0xa409_3822_299f_31d0,
+            0x082e_fa98_ec4e_6c89,
+            0x4528_21e6_38d0_1377,
+            0,
+        ] {
+            for fixed in 0..4 {
+                for varied in (0..4).filter(|word| *word != fixed) {
+                    let hashes: std::collections::HashSet<(u64, u64)> = (1..100_u64)
+                        .map(|n| {
+                            let mut bytes = [7; 32];
+                            bytes[fixed * 8..][..8].copy_from_slice(&constant.to_le_bytes());
+                            bytes[varied * 8..][..8].copy_from_slice(&n.to_le_bytes());
+                            let hash = secret.hash(&key(&bytes, 0));
+                            (hash.h0, hash.h1)
+                        })
+                        .collect();
+                    assert_eq!(hashes.len(), 99, "{constant:#x} {fixed} {varied}");
+                }
+            }
+        }
     }
 }

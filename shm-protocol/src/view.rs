@@ -216,6 +216,18 @@ pub mod loom_words {
             self.words32.insert(offset as usize, AtomicU32::new(value));
         }
 
+        /// Adds a 64-bit word at `offset` that every step writes with the same value.
+        pub fn fix64(&mut self, offset: u64, value: u64) {
+            self.words64
+                .insert(offset as usize, AtomicU64::fixed(value));
+        }
+
+        /// Adds a 32-bit word at `offset` that every step writes with the same value.
+        pub fn fix32(&mut self, offset: u64, value: u32) {
+            self.words32
+                .insert(offset as usize, AtomicU32::fixed(value));
+        }
+
         pub(super) fn word64(&self, offset: usize) -> &AtomicU64 {
             self.words64
                 .get(&offset)

@@ -48,7 +48,7 @@ impl Pool {
         header.initialise(&HeaderInit {
             instance_id,
             boot_id: [1, 2],
-            created_mono_ns: 0,
+            created_mono_ns: 30_000_000_000,
             flags: 0,
             geometry,
             align_bytes: ALIGN,
@@ -362,15 +362,27 @@ fn the_daemon_is_alive_only_with_its_own_thread_id_instance_and_state() {
     header
         .state()
         .store(State::Serving as u32, Ordering::Relaxed);
-    // Without the kernel's word an old heartbeat asks the socket: created at 0, so tick 0 is old by now.
-    header
+}
+
+#[test]
+fn without_the_kernels_word_an_old_heartbeat_asks_the_socket() {
+    let pool = Pool::new(256, 1);
+    pool.header
         .flags()
         .store(flags::NO_ROBUST_LIST, Ordering::Relaxed);
-    assert_eq!(pool.read.liveness(), Liveness::AskSocket);
-    header
-        .heartbeat_tick()
-        .store(u64::MAX / TICK_NS, Ordering::Relaxed);
-    assert_eq!(pool.read.liveness(), Liveness::Alive);
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    let now_ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+    // The daemon was created when the machine had been up for a while, and beats by the machine's clock.
+    for (age_ns, expected) in [
+        (0, Liveness::Alive),
+        (1_000_000_000, Liveness::AskSocket),
+        (now_ns, Liveness::AskSocket),
+    ] {
+        pool.header
+            .heartbeat_tick()
+            .store((now_ns - age_ns) / TICK_NS, Ordering::Relaxed);
+        assert_eq!(pool.read.liveness(), expected, "{age_ns} ns old");
+    }
 }
 
 #[test]
@@ -387,7 +399,10 @@ fn touches_beyond_the_ring_go_to_the_bitmap_and_are_counted() {
     let overflows = pool.daemon_counters.load(Counter::RecencyOverflows);
     assert_eq!(overflows, rounds * 1000 - 16_384);
     let mut swept = 0;
-    pool.daemon_recency.sweep_overflow(|_| swept += 1);
+    let rest = pool
+        .daemon_recency
+        .sweep_overflow(0, usize::MAX, |_| swept += 1);
+    assert_eq!(rest, None);
     assert_eq!(swept, 1000);
 }
 

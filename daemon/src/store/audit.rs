@@ -5,6 +5,7 @@
 
 use super::Store;
 use super::entries::EntryState;
+use super::scan::ScanStage;
 use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::key::KeyHash;
 use hostkv_shm_protocol::wire::reply::Audit;
@@ -52,6 +53,16 @@ impl Store {
                     faults.push(format!("entry {number} is {state:?} and not linked"));
                 }
             }
+        }
+        // While zombies are being freed, the list has places of those that are free already.
+        let listed = self.zombies.len() as u64;
+        if !matches!(self.scan, Some(ScanStage::Freeing { .. }))
+            && listed != audit.zombie_count + audit.revoked_count
+        {
+            faults.push(format!(
+                "{listed} entries are listed as unpublished; {} are zombies and {} revoked",
+                audit.zombie_count, audit.revoked_count
+            ));
         }
         self.audit_sums(&audit, linked, &mut faults);
         for ledger in self.sessions.iter().flatten() {

@@ -14,7 +14,7 @@ impl Store {
     /// tail of the request is colder than its head.
     ///
     /// When the reservation has outlived the write time to live, every item says EXPIRED, nothing is committed, and
-    /// its extents are given back: the writer has said that it writes no more.
+    /// the extents of these items are given back: the writer has said that it writes them no more.
     pub fn commit(
         &mut self,
         id: SessionId,
@@ -23,15 +23,20 @@ impl Store {
     ) -> Result<Vec<CommittedItem>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "commit")?;
-        self.expire_reservations(now);
         let Some(mut reservation) = self.take_reservation(slot, held) else {
             return Ok(vec![committed(Status::NotFound, 0); held.items.len()]);
         };
+        if !reservation.is_expired && self.is_too_old(&reservation, now) {
+            reservation.is_expired = true;
+            self.quarantine(slot, &reservation.entries);
+        }
         if reservation.is_expired {
-            self.note_stored(&mut reservation, now);
-            for entry in reservation.entries.drain(..) {
-                self.give_back_held(slot, entry);
+            for (i, item) in held.items.iter().enumerate() {
+                if self.is_held(slot, &reservation, i, item) {
+                    self.give_back_held(slot, item.entry);
+                }
             }
+            self.put_reservation_back(slot, held, reservation, now);
             return Ok(vec![committed(Status::Expired, 0); held.items.len()]);
         }
         let mut answers = vec![committed(Status::NotFound, 0); held.items.len()];
@@ -45,6 +50,10 @@ impl Store {
             self.entries
                 .set_state(item.entry, EntryState::Committed, None);
             self.policy.insert(&mut self.entries, item.entry);
+            if let Some(key) = self.key_of(item.entry) {
+                let hash = self.index.hash(&key);
+                self.ages.committed(item.entry, hash, now);
+            }
             self.pay_back(slot, bytes);
             stored += 1;
             *answer = committed(Status::Ok, generation);
@@ -76,9 +85,7 @@ impl Store {
         };
         let mut answers = Vec::with_capacity(held.items.len());
         for (i, item) in held.items.iter().enumerate() {
-            let is_held = belongs(&reservation, i, item)
-                && (self.is_quarantined(slot, item) || self.is_reserved(slot, item));
-            answers.push(if is_held {
+            answers.push(if self.is_held(slot, &reservation, i, item) {
                 self.give_back_held(slot, item.entry);
                 Status::Ok
             } else {
@@ -95,8 +102,10 @@ impl Store {
             && next_published(self.index.seq(item.entry)) == item.generation
     }
 
-    fn is_quarantined(&self, slot: usize, item: &HeldItem) -> bool {
-        self.is_owned(slot, item, EntryState::Quarantine)
+    /// Whether this session holds the entry, expired or not, and may give it back.
+    fn is_held(&self, slot: usize, reservation: &Reservation, i: usize, item: &HeldItem) -> bool {
+        belongs(reservation, i, item)
+            && (self.is_reserved(slot, item) || self.is_owned(slot, item, EntryState::Quarantine))
     }
 
     fn is_owned(&self, slot: usize, item: &HeldItem, state: EntryState) -> bool {

@@ -5,7 +5,7 @@
 //! are written here, from the same records. Every START that was noted gets exactly one END: from the ring, from the
 //! commit or abort, or, when the session ends first, from here with the count 0.
 
-use super::ledger::{Ledger, Reservation};
+use super::ledger::{Ledger, Reservation, growth};
 use super::parked::Progress;
 use super::slice::Effort;
 use super::{Nanos, SECOND, Store};
@@ -68,13 +68,28 @@ impl Open {
 }
 
 /// A session's part: where its ring stands and what it owes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SessionEvents {
     tail: u64,
     open: HashMap<(EventOp, OpId), Open>,
-    lines_left: u32,
+    /// Lines of read requests, and lines of releases, that may still be written in this second.
+    requests_left: u32,
+    releases_left: u32,
     lines_left_out: u64,
     dropped: u64,
+}
+
+impl Default for SessionEvents {
+    fn default() -> SessionEvents {
+        SessionEvents {
+            tail: 0,
+            open: HashMap::new(),
+            requests_left: LINES_PER_SECOND,
+            releases_left: LINES_PER_SECOND,
+            lines_left_out: 0,
+            dropped: 0,
+        }
+    }
 }
 
 /// The store's part.
@@ -85,6 +100,8 @@ pub(super) struct EventBook {
     last_pair: u64,
     /// Session slot at which the drain of a tick goes on; `None` when it is done.
     cursor: Option<usize>,
+    /// Records taken from that session in this tick.
+    taken: u32,
 }
 
 impl EventBook {
@@ -136,9 +153,9 @@ impl Store {
         notes
     }
 
-    /// Makes the next slices look into every session's ring.
+    /// Makes the next slices look into every session's ring, when they have looked into all since the last call.
     pub(super) fn want_events(&mut self) {
-        self.events.cursor = Some(0);
+        self.events.cursor.get_or_insert(0);
     }
 
     /// Goes on with the drain of a tick.
@@ -149,8 +166,11 @@ impl Store {
                 return;
             }
             // The check comes after a step, so that every call makes some headway.
-            if self.drain_events_of(slot, effort, false) {
+            self.events.taken += 1;
+            // One ring full at most, or a session that reads without pause would never let the round end.
+            if !self.take_event(slot, effort) || self.events.taken >= EVENT_RECORDS {
                 self.events.cursor = Some(slot + 1);
+                self.events.taken = 0;
             }
             if effort.is_spent() {
                 return;
@@ -158,30 +178,30 @@ impl Store {
         }
     }
 
-    /// Takes finished records of one session's ring; true when there are no more. The last drain of a session also looks
-    /// behind records that were never finished.
-    fn drain_events_of(&mut self, slot: usize, effort: &mut Effort, is_last: bool) -> bool {
-        for _ in 0..EVENT_RECORDS {
-            let Some(ledger) = self.sessions[slot].as_mut() else {
-                return true;
-            };
-            effort.spend(Effort::SLOT);
-            let taken = ledger.lease.events.take(ledger.events.tail);
-            if taken == Taken::Nothing && !is_last {
-                return true;
-            }
+    /// Takes the next record of one session's ring; false when there is none that is finished.
+    fn take_event(&mut self, slot: usize, effort: &mut Effort) -> bool {
+        effort.spend(Effort::SLOT);
+        let Some(ledger) = self.sessions[slot].as_mut() else {
+            return false;
+        };
+        let taken = ledger.lease.events.take(ledger.events.tail);
+        if taken == Taken::Nothing {
+            return false;
+        }
+        effort.spend(Effort::EVENT);
+        self.pass_event(slot);
+        if let Taken::Event(event) = taken {
+            self.note_read(slot, event);
+        }
+        true
+    }
+
+    /// Goes on behind the record at a session's tail.
+    fn pass_event(&mut self, slot: usize) {
+        if let Some(ledger) = self.sessions[slot].as_mut() {
             ledger.events.tail += 1;
             ledger.lease.events.release(ledger.events.tail);
-            if let Taken::Event(event) = taken {
-                effort.spend(Effort::EVENT);
-                self.note_read(slot, event);
-            }
-            if effort.is_spent() && !is_last {
-                return false;
-            }
         }
-        // One ring full at most, or a session that reads without pause would never let the round end.
-        true
     }
 
     fn note_read(&mut self, slot: usize, event: TakenEvent) {
@@ -221,12 +241,12 @@ impl Store {
         }
         match event.op {
             EventOp::Lookup => {
-                // The allowance is one for both lines of a read and is taken at the first.
-                if ledger.events.lines_left == 0 {
-                    ledger.events.lines_left_out += 1;
+                if ledger.events.requests_left == 0 {
+                    let left_out = &mut ledger.events.lines_left_out;
+                    *left_out = left_out.saturating_add(1);
                     return;
                 }
-                ledger.events.lines_left -= 1;
+                ledger.events.requests_left -= 1;
                 let (hits, asked) = (event.value0, event.value1);
                 log::debug!(
                     "Prefetch request submitted: {asked} total keys, {hits} L1 prefix hits, {} remaining for L2",
@@ -246,9 +266,10 @@ impl Store {
             }
             EventOp::Retrieve => {
                 let is_known = ledger.keyspaces.contains(&event.keyspace);
-                if event.value0 == 0 || !is_known || ledger.events.lines_left == 0 {
+                if event.value0 == 0 || !is_known || ledger.events.releases_left == 0 {
                     return;
                 }
+                ledger.events.releases_left -= 1;
                 let tokens_per_key = u64::from(self.names.tokens_per_key(event.keyspace));
                 log::info!(
                     "Retrieved {} tokens in {:.3} seconds",
@@ -262,8 +283,10 @@ impl Store {
     /// Gives every session its lines of this second, and once a minute says what was left out.
     pub(super) fn refill_lines(&mut self, is_new_minute: bool) {
         for ledger in self.sessions.iter_mut().flatten() {
-            ledger.events.lines_left = LINES_PER_SECOND;
-            ledger.events.lines_left_out += ledger.lines_left_out();
+            ledger.events.requests_left = LINES_PER_SECOND;
+            ledger.events.releases_left = LINES_PER_SECOND;
+            let left_out = ledger.lines_left_out();
+            ledger.events.lines_left_out = ledger.events.lines_left_out.saturating_add(left_out);
             if is_new_minute && ledger.events.lines_left_out > 0 {
                 let left_out = std::mem::take(&mut ledger.events.lines_left_out);
                 log::info!(
@@ -309,9 +332,13 @@ impl Store {
         }
     }
 
-    /// The last look into a session's ring, before its account is taken.
+    /// The last look into a session's ring, before its account is taken: also behind records that were never finished.
     pub(super) fn drain_last_events(&mut self, slot: usize) {
-        self.drain_events_of(slot, &mut Effort::new(u32::MAX), true);
+        for _ in 0..EVENT_RECORDS {
+            if !self.take_event(slot, &mut Effort::new(0)) {
+                self.pass_event(slot);
+            }
+        }
     }
 
     /// Writes the ENDs that a session which is over owes.
@@ -332,10 +359,7 @@ impl Store {
         };
         let dropped = ledger.lease.events.dropped();
         let last = std::mem::replace(&mut ledger.events.dropped, dropped);
-        // The client may write anything: only a step forward counts.
-        let growth = dropped.wrapping_sub(last);
-        if i64::try_from(growth).is_ok() {
-            self.stats.events_dropped += growth;
-        }
+        let growth = growth(last, dropped, false);
+        self.stats.events_dropped = self.stats.events_dropped.saturating_add(growth);
     }
 }

@@ -1,12 +1,11 @@
 //! What is in use: the figures of STATS and the gauges of the metrics page, and the work that is due by the clock.
 
+use super::ages::Ages;
 use super::entries::EntryState;
 use super::watermark::Usage;
 use super::{Nanos, SECOND, Stats, Store};
-use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::sync::Ordering;
 use hostkv_shm_protocol::wire::reply::Figures;
-use std::collections::HashSet;
 
 /// A consistent copy of what the gauges show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,9 +16,13 @@ pub struct Gauges {
     pub used_bytes: u64,
     /// Bytes of reservations, quarantined ones left out.
     pub reserved_bytes: u64,
+    /// Entries of reservations, quarantined ones left out.
+    pub reserved_objects: u64,
     /// Bytes of expired reservations whose writer may still write.
     pub quarantined_bytes: u64,
-    /// Bytes held by live processes whose socket is gone.
+    /// Their entries.
+    pub quarantined_objects: u64,
+    /// Bytes held by live processes whose socket is gone; what they pin is as of the last scan.
     pub orphaned_bytes: u64,
     /// Objects pinned, and entries reserved, by live processes whose socket is gone.
     pub orphaned_objects: u64,
@@ -64,28 +67,21 @@ impl Store {
 
     /// What the gauges show now.
     pub fn gauges(&self) -> Gauges {
-        let mut orphaned_bytes = 0;
-        let mut orphaned_objects = 0;
+        let mut orphaned_bytes = self.stats.orphaned_pin_bytes;
+        let mut orphaned_objects = self.stats.orphaned_pins;
         for ledger in self.sessions.iter().flatten().filter(|l| l.is_orphaned) {
-            let pinned: HashSet<EntryNumber> = ledger
-                .seen
-                .iter()
-                .filter_map(|pin| pin.word.entry())
-                .collect();
             orphaned_bytes += ledger.reserved_bytes;
             for reservation in ledger.reservations.values() {
                 orphaned_objects += reservation.entries.len() as u64;
-            }
-            for entry in pinned {
-                orphaned_bytes += self.extent_bytes(entry);
-                orphaned_objects += 1;
             }
         }
         Gauges {
             capacity_bytes: self.config.payload_len,
             used_bytes: self.units_to_bytes(self.allocator.used_units()),
             reserved_bytes: self.reserved_bytes - self.quarantined_bytes,
+            reserved_objects: u64::from(self.entries.count(EntryState::Reserved)),
             quarantined_bytes: self.quarantined_bytes,
+            quarantined_objects: u64::from(self.entries.count(EntryState::Quarantine)),
             orphaned_bytes,
             orphaned_objects,
             objects: u64::from(self.entries.count(EntryState::Committed)),
@@ -99,12 +95,20 @@ impl Store {
 
     /// Bytes of private memory that grow with the index: for the figure per configured object.
     pub fn memory_bytes(&self) -> u64 {
-        self.entries.memory_bytes() + self.allocator.memory_bytes() + self.marks.memory_bytes()
+        self.entries.memory_bytes()
+            + self.allocator.memory_bytes()
+            + self.marks.memory_bytes()
+            + self.ages.memory_bytes()
     }
 
     /// Counters and the gauges of the last scan; call [`Store::fold`] first for today's values.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// How old objects of a sample became.
+    pub fn ages(&self) -> &Ages {
+        &self.ages
     }
 
     /// Counts a request that was refused as a whole with this many keys.
@@ -124,7 +128,7 @@ impl Store {
         }
         self.want_events();
         self.expire_reservations(now);
-        self.drain_recency_slice();
+        self.drain_recency_slice(now);
         if now / SECOND != self.last_second {
             self.last_second = now / SECOND;
             self.pass_is_blocked = false;
@@ -137,10 +141,15 @@ impl Store {
     }
 
     fn each_second(&mut self, now: Nanos) {
+        // Also when nobody asks: a fold must come before a session's counts have gone round.
+        self.fold();
         if !self.session_slots.is_empty() || !self.zombies.is_empty() || self.stats.pin_gate_shut {
             self.wants_scan = true;
         } else {
             self.stats.pinned_bytes = 0;
+            self.stats.pinned_objects = 0;
+            self.stats.orphaned_pin_bytes = 0;
+            self.stats.orphaned_pins = 0;
             self.stats.oldest_pin_ns = 0;
         }
         let usage = self.usage();

@@ -12,6 +12,9 @@ use hostkv_shm_protocol::lease::pins::{PinSlots, PinWord};
 use hostkv_shm_protocol::lease::recency::Recency;
 use std::collections::{HashMap, HashSet};
 
+/// Words of the overflow bitmap that one step sweeps: at most 2048 touches.
+const SWEEP_WORDS: u32 = 32;
+
 /// A session's lease segment as the store uses it.
 pub struct LeaseParts {
     /// The pin slots.
@@ -72,12 +75,25 @@ pub struct Ledger {
     pub keyspaces: HashSet<KeyspaceId>,
     /// What the last scan saw in each slot.
     pub seen: Vec<SeenPin>,
-    /// Bytes of the objects that it pinned at the last scan, counted once an object within the session.
-    pub pinned_bytes: u64,
     /// What it told of its reads.
     pub events: SessionEvents,
     recency_tail: u64,
+    /// Word of the overflow bitmap at which the sweep goes on.
+    sweep_at: Option<usize>,
+    /// Whether the bitmap has been used since the last sweep began.
+    must_sweep: bool,
     folded: [u64; 5],
+}
+
+/// What one step of draining a session's touches did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainStep {
+    /// Touches that were followed.
+    pub touched: u32,
+    /// Words of the overflow bitmap that were looked at; 0 = the step was one of the ring.
+    pub swept_words: u32,
+    /// Touches that went into the overflow bitmap since the last step.
+    pub overflowed: u64,
 }
 
 /// Growth of a session's counters since the last fold.
@@ -106,9 +122,10 @@ impl Ledger {
             reservations: HashMap::new(),
             keyspaces: HashSet::new(),
             seen: Vec::new(),
-            pinned_bytes: 0,
             events: SessionEvents::default(),
             recency_tail: 0,
+            sweep_at: None,
+            must_sweep: false,
             folded: [0; 5],
         }
     }
@@ -124,15 +141,40 @@ impl Ledger {
         }
     }
 
-    /// Takes at most `most` touches from the ring, oldest first, after the overflow bitmap when it has been used;
-    /// gives how many touches went into the bitmap.
-    pub fn drain_recency(&mut self, most: usize, mut touch: impl FnMut(EntryNumber)) -> u64 {
+    /// One step: a piece of a sweep of the overflow bitmap when one is going on, or begins because `may_sweep` and the
+    /// bitmap has been used; else at most `most` touches from the ring, oldest first.
+    pub fn drain_recency(
+        &mut self,
+        most: usize,
+        may_sweep: bool,
+        mut touch: impl FnMut(EntryNumber),
+    ) -> DrainStep {
         let overflowed = self.grow(Counter::RecencyOverflows);
-        if overflowed > 0 {
-            self.lease.recency.sweep_overflow(&mut touch);
+        self.must_sweep |= overflowed > 0;
+        if self.sweep_at.is_none() && may_sweep && self.must_sweep {
+            self.must_sweep = false;
+            self.sweep_at = Some(0);
         }
-        self.recency_tail = self.lease.recency.drain(self.recency_tail, most, touch);
-        overflowed
+        let mut touched = 0;
+        let count_and_touch = |entry| {
+            touched += 1;
+            touch(entry);
+        };
+        let mut swept_words = 0;
+        let recency = &self.lease.recency;
+        match self.sweep_at {
+            Some(first) => {
+                swept_words = SWEEP_WORDS;
+                self.sweep_at =
+                    recency.sweep_overflow(first, SWEEP_WORDS as usize, count_and_touch);
+            }
+            None => self.recency_tail = recency.drain(self.recency_tail, most, count_and_touch),
+        }
+        DrainStep {
+            touched,
+            swept_words,
+            overflowed,
+        }
     }
 
     /// Log lines of reads that the client left out since the last call.
@@ -143,12 +185,20 @@ impl Ledger {
     fn grow(&mut self, counter: Counter) -> u64 {
         let now = self.lease.counters.load(counter);
         let last = std::mem::replace(&mut self.folded[counter as usize], now);
-        // The client may write anything: only a step forward counts.
-        let difference = now.wrapping_sub(last);
-        if difference > i64::MAX as u64 {
-            0
-        } else {
-            difference
-        }
+        growth(last, now, counter == Counter::ReadKeys)
     }
+}
+
+/// How far a word that a client counts in has moved on, since the last fold a second ago at most.
+///
+/// The client may write anything, and what it writes must neither make a total fall nor fill it: only a step forward
+/// counts, and only one that can have been taken in that time.
+pub(super) fn growth(last: u64, now: u64, is_pair: bool) -> u64 {
+    let most = match is_pair {
+        // Two counts, the upper one below 2^31.
+        true => i64::MAX as u64,
+        false => u64::from(u32::MAX),
+    };
+    let growth = now.wrapping_sub(last);
+    if growth > most { 0 } else { growth }
 }

@@ -14,10 +14,11 @@
 //! Everything that leaves the index goes through one door: it is unpublished, becomes a zombie, and the next scan
 //! either frees it or keeps it while a pin names it. The states are drawn in [`entries`].
 //!
-//! Modules, each using only those above it: [`stats`], `slice`, [`entries`], [`allocator`], [`eviction`],
+//! Modules, each using only those above it: [`stats`], [`ages`], `slice`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `reserve`, `commit`, `remove`, `evict`, `figures`, `audit`.
+//! `events`, `touches`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `audit`.
 
+pub mod ages;
 pub mod allocator;
 mod audit;
 mod commit;
@@ -32,9 +33,12 @@ mod parked;
 mod pins;
 mod remove;
 mod reserve;
+mod room;
+mod scan;
 mod sessions;
 mod slice;
 pub mod stats;
+mod touches;
 pub mod watermark;
 
 #[cfg(test)]
@@ -49,10 +53,11 @@ pub use slice::SLICE_NS;
 pub use stats::Stats;
 
 use crate::config::EvictionPolicy;
+use ages::Ages;
 use allocator::Allocator;
 use entries::{EntryState, EntryTable};
 use events::EventBook;
-use evict::{Pass, ScanStage};
+use evict::Pass;
 use eviction::Policy;
 use hostkv_shm_protocol::control::ControlError;
 use hostkv_shm_protocol::control::header::HeaderView;
@@ -67,7 +72,9 @@ use names::Names;
 use parked::Progress;
 use pins::PinMarks;
 use remove::Sweep;
+use scan::ScanStage;
 use std::collections::{HashMap, VecDeque};
+use touches::RecencyRound;
 use watermark::Watermark;
 
 /// A moment of CLOCK_MONOTONIC, in nanoseconds.
@@ -132,6 +139,7 @@ pub struct Store {
     session_slots: HashMap<SessionId, usize>,
     last_session: u64,
     stats: Stats,
+    ages: Ages,
     /// Reserved bytes of all sessions, quarantined ones included.
     reserved_bytes: u64,
     /// Quarantined bytes alone.
@@ -142,23 +150,23 @@ pub struct Store {
     wants_scan: bool,
     scan: Option<ScanStage>,
     marks: PinMarks,
-    /// With a read time to live: when the youngest pin on each pinned entry was first seen.
-    youngest_pin: HashMap<EntryNumber, Nanos>,
     pass: Option<Pass>,
     /// A pass could not reach its goal; the next one waits for the second to change.
     pass_is_blocked: bool,
     parked: VecDeque<Progress>,
+    /// Whether the last choice between a parked reserve and the rest of the work fell on the reserve.
+    is_parked_turn: bool,
     last_ticket: u64,
     sweeps: VecDeque<Sweep>,
     events: EventBook,
-    /// Session slot at which the next drain of recency rings goes on.
-    recency_cursor: usize,
-    /// Records taken from that session in this round.
-    recency_taken: u32,
+    recency: RecencyRound,
     /// Second of the last once-a-second work.
     last_second: Nanos,
     last_usage_line: Option<Nanos>,
     last_pinned_warning: Option<Nanos>,
+    last_gate_warning: Option<Nanos>,
+    /// Whether the gate's shutting was told, so that its opening is too.
+    has_warned_of_gate: bool,
     last_reported_usage: u64,
 }
 
@@ -173,6 +181,7 @@ impl Store {
             field: "payload_len in units of align_bytes",
             value: units,
         })?;
+        let has_read_ttl = config.read_ttl_ns.is_some();
         Ok(Store {
             policy: eviction::policy(config.policy),
             watermark: Watermark {
@@ -189,24 +198,26 @@ impl Store {
             session_slots: HashMap::new(),
             last_session: 0,
             stats: Stats::default(),
+            ages: Ages::new(entry_count),
             reserved_bytes: 0,
             quarantined_bytes: 0,
             zombies: Vec::new(),
             wants_scan: false,
             scan: None,
-            marks: PinMarks::new(entry_count),
-            youngest_pin: HashMap::new(),
+            marks: PinMarks::new(entry_count, has_read_ttl),
             pass: None,
             pass_is_blocked: false,
             parked: VecDeque::new(),
+            is_parked_turn: false,
             last_ticket: 0,
             sweeps: VecDeque::new(),
             events: EventBook::default(),
-            recency_cursor: 0,
-            recency_taken: 0,
+            recency: RecencyRound::default(),
             last_second: 0,
             last_usage_line: None,
             last_pinned_warning: None,
+            last_gate_warning: None,
+            has_warned_of_gate: false,
             last_reported_usage: 0,
         })
     }
@@ -287,14 +298,14 @@ impl Store {
                 if let Some(key) = self.key_of(entry) {
                     self.index.unlink(entry, self.index.hash(&key));
                 }
-                // A late commit of the same writer names the old sequence number and is refused.
-                self.index.revoke(entry);
             }
             EntryState::Quarantine => self.quarantined_bytes -= bytes,
             EntryState::Free | EntryState::Committed | EntryState::Zombie | EntryState::Revoked => {
                 return 0;
             }
         }
+        // A late commit of the same writer names the old sequence number and is refused.
+        self.index.revoke(entry);
         self.free_entry(entry);
         bytes
     }

@@ -6,29 +6,44 @@
 //! the fence need not be scanned.
 //!
 //! ```text
-//! start: fence D2, clear the marks --> advance: slots of session after session --> result
+//! start: fence D2 --> advance: clear the old marks, then slots of session after session --> result
 //! ```
 
 use super::Nanos;
+use super::allocator::Allocator;
 use super::ledger::{Ledger, SeenPin};
 use super::slice::Effort;
 use hostkv_shm_protocol::control::writer::scan_fence;
 use hostkv_shm_protocol::id::{EntryNumber, SessionId};
-use std::collections::HashMap;
 
 /// Marks of the entries that the last scan, or the one that is going on, saw pinned.
-#[derive(Default)]
 pub struct PinMarks {
+    entry_count: u32,
     bits: Vec<u64>,
     marked: Vec<EntryNumber>,
+    /// With a read time to live: when the youngest pin on each marked entry was first seen; else empty.
+    youngest: Vec<Nanos>,
+}
+
+/// What a mark was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// The first of its entry in this scan.
+    First,
+    /// Another one.
+    Again,
+    /// There is no such entry.
+    Nonsense,
 }
 
 impl PinMarks {
     /// No marks over `entry_count` entries.
-    pub fn new(entry_count: u32) -> PinMarks {
+    pub fn new(entry_count: u32, keeps_ages: bool) -> PinMarks {
         PinMarks {
+            entry_count,
             bits: vec![0; entry_count.div_ceil(64) as usize],
             marked: Vec::new(),
+            youngest: vec![0; if keeps_ages { entry_count as usize } else { 0 }],
         }
     }
 
@@ -40,93 +55,145 @@ impl PinMarks {
             .is_some_and(|word| word >> (entry.0 % 64) & 1 == 1)
     }
 
-    /// Marks an entry; false when it is marked already or there is no such entry.
-    fn mark(&mut self, entry: EntryNumber) -> bool {
-        let Some(word) = self.bits.get_mut(entry.index() / 64) else {
-            return false;
-        };
+    /// Whether every pin on a marked entry has been seen for as long as the read time to live, if there is one.
+    pub fn is_expired(&self, entry: EntryNumber, ttl_ns: Option<u64>, now: Nanos) -> bool {
+        ttl_ns
+            .zip(self.youngest.get(entry.index()))
+            .is_some_and(|(ttl, since)| now.saturating_sub(*since) >= ttl)
+    }
+
+    /// Marks an entry whose pin was first seen at `since`.
+    fn mark(&mut self, entry: EntryNumber, since: Nanos) -> Mark {
+        if entry.0 >= self.entry_count {
+            return Mark::Nonsense;
+        }
+        let word = &mut self.bits[entry.index() / 64];
         let bit = 1 << (entry.0 % 64);
-        if *word & bit != 0 {
-            return false;
-        }
+        let is_first = *word & bit == 0;
         *word |= bit;
-        self.marked.push(entry);
-        true
-    }
-
-    fn clear(&mut self) {
-        for entry in self.marked.drain(..) {
-            self.bits[entry.index() / 64] = 0;
+        if let Some(youngest) = self.youngest.get_mut(entry.index()) {
+            *youngest = if is_first {
+                since
+            } else {
+                since.max(*youngest)
+            };
+        }
+        if is_first {
+            self.marked.push(entry);
+            Mark::First
+        } else {
+            Mark::Again
         }
     }
 
-    /// The marked entries, in the order in which they were seen.
-    pub fn entries(&self) -> &[EntryNumber] {
-        &self.marked
+    /// Takes marks away until none is left or the effort is spent; true when none is left.
+    fn clear(&mut self, effort: &mut Effort) -> bool {
+        while let Some(entry) = self.marked.pop() {
+            self.bits[entry.index() / 64] = 0;
+            effort.spend(Effort::ENTRY);
+            if effort.is_spent() {
+                break;
+            }
+        }
+        self.marked.is_empty()
     }
 
     /// Bytes of private memory.
     pub fn memory_bytes(&self) -> u64 {
-        (self.bits.capacity() * 8 + self.marked.capacity() * 4) as u64
+        (self.bits.capacity() * 8 + self.marked.capacity() * 4 + self.youngest.capacity() * 8)
+            as u64
     }
+}
+
+/// What a scan counts on its way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PinFigures {
+    /// Bytes of distinct pinned objects.
+    pub pinned_bytes: u64,
+    /// Those objects.
+    pub pinned_objects: u64,
+    /// Bytes of those that an orphan pins.
+    pub orphaned_bytes: u64,
+    /// Objects that an orphan pins.
+    pub orphaned_objects: u64,
+    /// When the oldest pin was first seen.
+    pub oldest: Option<Nanos>,
+}
+
+/// A session as it was at the fence.
+struct Scanned {
+    slot: usize,
+    id: SessionId,
+    is_orphaned: bool,
 }
 
 /// A scan that is going on.
 pub struct Scan {
-    /// Slots of the sessions table that were in use at the fence.
-    sessions: Vec<(usize, SessionId)>,
+    /// Sessions that were open at the fence, orphans first, so that an orphan's objects are marked as such.
+    sessions: Vec<Scanned>,
     at: usize,
     slot: usize,
+    has_cleared: bool,
     /// Entries of the zombie list that were unpublished before the fence.
     pub zombie_count: usize,
     /// Time of the fence.
     pub started: Nanos,
-    oldest: Option<Nanos>,
+    /// What it has counted so far.
+    pub figures: PinFigures,
 }
 
 impl Scan {
     /// Starts a scan: step D2. Everything unpublished so far is decided by it.
-    pub fn start(
-        sessions: &[Option<Ledger>],
-        zombie_count: usize,
-        marks: &mut PinMarks,
-        now: Nanos,
-    ) -> Scan {
-        marks.clear();
+    pub fn start(sessions: &[Option<Ledger>], zombie_count: usize, now: Nanos) -> Scan {
         scan_fence();
+        let mut sessions: Vec<Scanned> = sessions
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, ledger)| {
+                ledger.as_ref().map(|ledger| Scanned {
+                    slot,
+                    id: ledger.id,
+                    is_orphaned: ledger.is_orphaned,
+                })
+            })
+            .collect();
+        sessions.sort_by_key(|session| !session.is_orphaned);
         Scan {
-            sessions: sessions
-                .iter()
-                .enumerate()
-                .filter_map(|(i, s)| s.as_ref().map(|s| (i, s.id)))
-                .collect(),
+            sessions,
             at: 0,
             slot: 0,
+            has_cleared: false,
             zombie_count,
             started: now,
-            oldest: None,
+            figures: PinFigures::default(),
         }
     }
 
-    /// With a read time to live, `youngest` collects when the youngest pin on each entry was first seen.
-    ///
     /// Goes on until the effort is spent or every slot has been looked at (step D3); true when done.
     pub fn advance(
         &mut self,
         sessions: &mut [Option<Ledger>],
         marks: &mut PinMarks,
-        mut youngest: Option<&mut HashMap<EntryNumber, Nanos>>,
+        allocator: &Allocator,
+        align_bytes: u64,
         effort: &mut Effort,
     ) -> bool {
-        while let Some((index, id)) = self.sessions.get(self.at) {
+        if !self.has_cleared {
+            self.has_cleared = marks.clear(effort);
+            if !self.has_cleared {
+                return false;
+            }
+        }
+        while let Some(scanned) = self.sessions.get(self.at) {
             let session = sessions
-                .get_mut(*index)
+                .get_mut(scanned.slot)
                 .and_then(Option::as_mut)
                 // A session that has ended holds no pin any more.
-                .filter(|session| session.id == *id);
+                .filter(|session| session.id == scanned.id);
             if let Some(session) = session {
                 let len = session.lease.pins.scan_len();
                 if session.seen.len() < len {
+                    effort.spend((len - session.seen.len()) as u32 * Effort::ENTRY);
                     session.seen.resize(len, SeenPin::default());
                 }
                 while self.slot < len {
@@ -142,19 +209,28 @@ impl Scan {
                             since: self.started,
                         };
                     }
-                    if let Some(entry) = word.entry() {
-                        effort.spend(Effort::PIN);
-                        self.oldest = Some(self.oldest.map_or(seen.since, |o| o.min(seen.since)));
-                        marks.mark(entry);
-                        if let Some(youngest) = youngest.as_deref_mut() {
-                            let since = seen.since;
-                            youngest
-                                .entry(entry)
-                                .and_modify(|y| *y = since.max(*y))
-                                .or_insert(since);
+                    let since = seen.since;
+                    self.slot += 1;
+                    let Some(entry) = word.entry() else {
+                        continue;
+                    };
+                    effort.spend(Effort::PIN);
+                    let mark = marks.mark(entry, since);
+                    if mark == Mark::Nonsense {
+                        continue;
+                    }
+                    let figures = &mut self.figures;
+                    figures.oldest = Some(figures.oldest.map_or(since, |oldest| oldest.min(since)));
+                    if mark == Mark::First {
+                        let units = allocator.extent(entry.0).map_or(0, |(_, units)| units);
+                        let bytes = u64::from(units) * align_bytes;
+                        figures.pinned_bytes += bytes;
+                        figures.pinned_objects += 1;
+                        if scanned.is_orphaned {
+                            figures.orphaned_bytes += bytes;
+                            figures.orphaned_objects += 1;
                         }
                     }
-                    self.slot += 1;
                 }
             }
             self.at += 1;
@@ -165,6 +241,8 @@ impl Scan {
 
     /// Age of the oldest pin met, in nanoseconds.
     pub fn oldest_pin_ns(&self) -> u64 {
-        self.oldest.map_or(0, |o| self.started.saturating_sub(o))
+        self.figures
+            .oldest
+            .map_or(0, |oldest| self.started.saturating_sub(oldest))
     }
 }

@@ -3,10 +3,11 @@
 //! Both unpublish at once what they meet; pinned bytes stay until the last lease on them ends. A clear, and the
 //! removal of a keyspace whose name another layout took, look at every entry and so run as a [`Sweep`] in slices.
 
+use super::ages::Leaving;
 use super::entries::EntryState;
 use super::parked::{Outcome, Resumed, ResumedAnswer, Ticket};
 use super::slice::Effort;
-use super::{Refusal, Store};
+use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
@@ -38,7 +39,12 @@ impl Sweep {
 
 impl Store {
     /// Removes keys; true for each that was there.
-    pub fn remove(&mut self, id: SessionId, keys: &[Key]) -> Result<Vec<bool>, Refusal> {
+    pub fn remove(
+        &mut self,
+        id: SessionId,
+        keys: &[Key],
+        now: Nanos,
+    ) -> Result<Vec<bool>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "remove")?;
         for key in keys {
@@ -52,7 +58,7 @@ impl Store {
                 .find(key, hash)
                 .filter(|entry| self.entries.state(*entry) == EntryState::Committed);
             if let Some(entry) = found {
-                self.unpublish(entry);
+                self.unpublish(entry, Leaving::Removed, now);
                 self.stats.removed_keys += 1;
             }
             answers.push(found.is_some());
@@ -89,7 +95,7 @@ impl Store {
     }
 
     /// Goes on with the oldest sweep; gives its answer when it is done and somebody waits for it.
-    pub(super) fn advance_sweep(&mut self, effort: &mut Effort) -> Option<Resumed> {
+    pub(super) fn advance_sweep(&mut self, now: Nanos, effort: &mut Effort) -> Option<Resumed> {
         let mut sweep = self.sweeps.pop_front()?;
         while sweep.next < self.entries.entry_count() {
             if effort.is_spent() {
@@ -104,13 +110,15 @@ impl Store {
             }
             let is_meant = match &sweep.keyspaces {
                 None => true,
-                Some(keyspaces) => self
-                    .key_of(entry)
-                    .is_some_and(|key| keyspaces.contains(&key.keyspace())),
+                Some(keyspaces) => {
+                    effort.spend(Effort::KEY);
+                    self.key_of(entry)
+                        .is_some_and(|key| keyspaces.contains(&key.keyspace()))
+                }
             };
             if is_meant {
                 effort.spend(Effort::VICTIM);
-                self.unpublish(entry);
+                self.unpublish(entry, Leaving::Removed, now);
                 sweep.removed += 1;
             }
         }
@@ -133,8 +141,9 @@ impl Store {
     }
 
     /// Makes a committed entry a zombie: unreadable, unfindable, freed by the next scan that finds no pin on it.
-    pub(super) fn unpublish(&mut self, entry: EntryNumber) {
+    pub(super) fn unpublish(&mut self, entry: EntryNumber, why: Leaving, now: Nanos) {
         self.policy.remove(&mut self.entries, entry);
+        self.ages.left(entry, why, now);
         self.index.unpublish(entry);
         if let Some(key) = self.key_of(entry) {
             self.index.unlink(entry, self.index.hash(&key));

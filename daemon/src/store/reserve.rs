@@ -245,28 +245,39 @@ impl Store {
     /// Moves the entries of reservations that outlived the write time to live into quarantine: their keys are free
     /// at once, their bytes stay charged until the writer aborts or ends.
     pub(super) fn expire_reservations(&mut self, now: Nanos) {
-        let Some(ttl) = self.config.write_ttl_ns else {
+        if self.config.write_ttl_ns.is_none() {
             return;
-        };
+        }
         for slot in 0..self.sessions.len() {
-            let mut expired = Vec::new();
-            if let Some(ledger) = self.sessions[slot].as_mut() {
-                for reservation in ledger.reservations.values_mut() {
-                    if !reservation.is_expired && now.saturating_sub(reservation.reserved_at) >= ttl
-                    {
-                        reservation.is_expired = true;
-                        expired.extend_from_slice(&reservation.entries);
-                    }
+            let Some(mut ledger) = self.sessions[slot].take() else {
+                continue;
+            };
+            for reservation in ledger.reservations.values_mut() {
+                if !reservation.is_expired && self.is_too_old(reservation, now) {
+                    reservation.is_expired = true;
+                    self.quarantine(slot, &reservation.entries);
                 }
             }
-            for entry in expired {
-                if let Some(key) = self.key_of(entry) {
-                    self.index.unlink(entry, self.index.hash(&key));
-                }
-                self.quarantined_bytes += self.extent_bytes(entry);
-                self.entries
-                    .set_state(entry, EntryState::Quarantine, Some(slot as u32));
+            self.sessions[slot] = Some(ledger);
+        }
+    }
+
+    /// Whether a reservation has outlived the write time to live.
+    pub(super) fn is_too_old(&self, reservation: &Reservation, now: Nanos) -> bool {
+        self.config
+            .write_ttl_ns
+            .is_some_and(|ttl| now.saturating_sub(reservation.reserved_at) >= ttl)
+    }
+
+    /// Takes entries of an expired reservation out of the index; their bytes stay charged.
+    pub(super) fn quarantine(&mut self, slot: usize, entries: &[EntryNumber]) {
+        for entry in entries.iter().copied() {
+            if let Some(key) = self.key_of(entry) {
+                self.index.unlink(entry, self.index.hash(&key));
             }
+            self.quarantined_bytes += self.extent_bytes(entry);
+            self.entries
+                .set_state(entry, EntryState::Quarantine, Some(slot as u32));
         }
     }
 

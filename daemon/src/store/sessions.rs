@@ -71,6 +71,14 @@ impl Store {
         }
     }
 
+    /// Ends every session, at the end of the daemon.
+    pub fn close_all(&mut self, now: Nanos) {
+        let ids: Vec<SessionId> = self.session_slots.keys().copied().collect();
+        for id in ids {
+            self.close_session(id, SessionEnd::Bye, now);
+        }
+    }
+
     /// Ends a session: what it reserved is freed, what it pinned is unpinned, its counters are folded.
     pub fn close_session(&mut self, id: SessionId, cause: SessionEnd, now: Nanos) {
         self.drop_parked(id, now);
@@ -78,7 +86,7 @@ impl Store {
             return;
         };
         self.fold_session(slot);
-        self.drain_recency_of(slot, usize::MAX);
+        self.drain_last_touches(slot, now);
         self.drain_last_events(slot);
         let Some(mut ledger) = self.sessions[slot].take() else {
             return;
@@ -161,10 +169,11 @@ impl Store {
             return;
         };
         let growth = ledger.fold();
-        self.stats.read_requests += growth.read_requests;
-        self.stats.read_succeed_keys += growth.read_succeed_keys;
-        self.stats.read_failed_keys += growth.read_failed_keys;
-        self.stats.l1_read_keys += growth.l1_read_keys;
+        let add = |total: &mut u64, more: u64| *total = total.saturating_add(more);
+        add(&mut self.stats.read_requests, growth.read_requests);
+        add(&mut self.stats.read_succeed_keys, growth.read_succeed_keys);
+        add(&mut self.stats.read_failed_keys, growth.read_failed_keys);
+        add(&mut self.stats.l1_read_keys, growth.l1_read_keys);
         self.fold_dropped_events(slot);
     }
 

@@ -15,8 +15,8 @@ pub struct Effort {
 impl Effort {
     /// Looking at one pin slot.
     pub const SLOT: u32 = 1;
-    /// Marking one pin.
-    pub const PIN: u32 = 8;
+    /// Marking one pin and looking its extent up.
+    pub const PIN: u32 = 50;
     /// Unpublishing one victim: a cache miss on its entry, its bucket, its links.
     pub const VICTIM: u32 = 600;
     /// Freeing one extent and its entry.
@@ -25,8 +25,12 @@ impl Effort {
     pub const TOUCH: u32 = 60;
     /// Taking one event out of a ring, noting it and writing its line.
     pub const EVENT: u32 = 1500;
-    /// Looking at one entry's state in a sweep.
+    /// Looking at one entry's state in a sweep, or at one zombie after a scan.
     pub const ENTRY: u32 = 2;
+    /// Reading one entry's key in a sweep.
+    pub const KEY: u32 = 40;
+    /// Looking one key up.
+    pub const FIND: u32 = 80;
     /// Granting one item of a parked reserve.
     pub const GRANT: u32 = 600;
 

@@ -87,6 +87,12 @@ pub struct Stats {
     pub events_dropped: u64,
     /// Bytes of distinct pinned objects at the last scan.
     pub pinned_bytes: u64,
+    /// Distinct pinned objects at the last scan.
+    pub pinned_objects: u64,
+    /// Of those, bytes that live processes without a socket pin.
+    pub orphaned_pin_bytes: u64,
+    /// Objects that live processes without a socket pin.
+    pub orphaned_pins: u64,
     /// Age of the oldest pin at the last scan, in nanoseconds.
     pub oldest_pin_ns: u64,
     /// Whether new pins are refused.

@@ -1,5 +1,7 @@
 //! The store through its own interface, with readers that pin as the client library does.
 
+mod ages;
+mod bounds;
 mod events;
 mod model;
 mod promises;

@@ -189,23 +189,32 @@ impl Events {
     /// Client: claims a place if more than `keep_free` are free.
     #[inline]
     pub fn claim(&self, keep_free: u64) -> Option<u64> {
+        self.claim_with(|| keep_free)
+    }
+
+    /// Client: claims a place if more than `keep_free()` are free. It is asked again whenever another claim came in
+    /// between, so what a thread adds to it before its own claim is seen by every later one.
+    #[inline]
+    pub fn claim_with(&self, keep_free: impl Fn() -> u64) -> Option<u64> {
         let head_word = self.word(offset_of!(LeaseHeader, event_head));
-        let mut head = head_word.load(Ordering::Relaxed);
+        // Acquire, here and where the exchange fails: pairs with the exchange of the claim before, so that
+        // `keep_free` sees what its thread did first.
+        let mut head = head_word.load(Ordering::Acquire);
         loop {
             let tail = self
                 .word(offset_of!(LeaseHeader, event_tail))
                 // Acquire: pairs with `release`; the record there has been copied out.
                 .load(Ordering::Acquire);
             let free = self.capacity().saturating_sub(head.wrapping_sub(tail));
-            if free <= keep_free {
+            if free <= keep_free() {
                 return None;
             }
-            // Relaxed: the claim only keeps two threads off one place.
+            // Release: pairs with the loads above. It also keeps two threads off one place.
             match head_word.compare_exchange_weak(
                 head,
                 head + 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
+                Ordering::Release,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return Some(head),
                 Err(current) => head = current,
@@ -402,6 +411,26 @@ mod tests {
         assert_eq!(events.claim(0), None);
         events.release(1);
         assert!(events.claim(0).is_some());
+    }
+
+    #[test]
+    fn what_is_kept_free_counts_the_claims_that_came_in_between() {
+        let (_words, events) = ring();
+        let owed = core::cell::Cell::new(1);
+        for _ in 0..EVENT_RECORDS - 3 {
+            events.claim(0).unwrap();
+        }
+        // Three places are free. While this claim, which owes one, looks, another that owes one as well takes one.
+        let claimed = events.claim_with(|| {
+            let keep_free = owed.get();
+            if keep_free == 1 {
+                owed.set(2);
+                events.claim(2).unwrap();
+            }
+            keep_free
+        });
+        assert_eq!(claimed, None, "only two places were left for the two owed");
+        assert!(events.claim(0).is_some() && events.claim(0).is_some());
     }
 
     #[test]

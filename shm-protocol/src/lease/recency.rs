@@ -121,9 +121,16 @@ impl Recency {
         position
     }
 
-    /// Daemon: takes every touch out of the overflow bitmap, in entry order.
-    pub fn sweep_overflow(&self, mut visit: impl FnMut(EntryNumber)) {
-        for index in 0..self.bitmap.count() {
+    /// Daemon: takes the touches out of `most` words of the overflow bitmap from word `first` on, in entry order; gives
+    /// the word to go on with, `None` when it was the last.
+    pub fn sweep_overflow(
+        &self,
+        first: usize,
+        most: usize,
+        mut visit: impl FnMut(EntryNumber),
+    ) -> Option<usize> {
+        let end = first.saturating_add(most).min(self.bitmap.count());
+        for index in first..end {
             let word = self.bitmap.at(index);
             // Relaxed: a hint; a load first, because most words are zero and a swap would dirty them.
             if word.load(Ordering::Relaxed) == 0 {
@@ -135,5 +142,6 @@ impl Recency {
                 bits &= bits - 1;
             }
         }
+        (end < self.bitmap.count()).then_some(end)
     }
 }

@@ -268,7 +268,7 @@ impl World {
                 let removed = self
                     .pool
                     .store
-                    .remove(id, &[key(keyspace, number)])
+                    .remove(id, &[key(keyspace, number)], self.pool.now)
                     .unwrap();
                 assert_eq!(removed, [was_there]);
                 self.committed.remove(&number);

@@ -143,7 +143,7 @@ fn a_removed_key_stays_readable_for_those_who_hold_it_and_can_be_stored_again() 
     let pin = pool.pin(reader, 3, &key(ks, 1)).unwrap();
     let removed = pool
         .store
-        .remove(writer.id, &[key(ks, 1), key(ks, 1), key(ks, 2)]);
+        .remove(writer.id, &[key(ks, 1), key(ks, 1), key(ks, 2)], pool.now);
     assert_eq!(removed.unwrap(), [true, false, false]);
     pool.settle();
     assert_eq!(pool.find(&key(ks, 1)), None);
@@ -274,7 +274,11 @@ fn the_end_of_a_session_gives_everything_back() {
     pool.pin(victim, 9, &key(ks, 1)).unwrap();
     pool.reserve(victim, &[(key(ks, 2), 4096), (key(ks, 3), 4096)]);
     victim.counters.add_read_request(2, 1);
-    assert!(pool.store.remove(writer.id, &[key(ks, 1)]).unwrap()[0]);
+    assert!(
+        pool.store
+            .remove(writer.id, &[key(ks, 1)], pool.now)
+            .unwrap()[0]
+    );
     pool.settle();
     assert_eq!(pool.audited().zombie_count, 1);
     pool.store.orphan_session(victim.id, pool.now);
@@ -336,7 +340,11 @@ fn with_a_read_time_to_live_an_old_pin_is_voided_before_its_bytes_are_handed_out
         assert_eq!(pool.store_one(writer, key(ks, n), 2 * 4096), Done);
     }
     let pin = pool.pin(reader, 0, &key(ks, 0)).unwrap();
-    assert!(pool.store.remove(writer.id, &[key(ks, 0)]).unwrap()[0]);
+    assert!(
+        pool.store
+            .remove(writer.id, &[key(ks, 0)], pool.now)
+            .unwrap()[0]
+    );
     pool.next_second();
     assert_eq!(pool.reader.seq(pin.entry), pin.seq + 1);
     pool.next_second();
@@ -398,7 +406,7 @@ fn requests_that_are_not_allowed_are_refused_whole() {
     assert_eq!(refused(outcome).status, Status::ReadOnly);
     assert_eq!(
         pool.store
-            .remove(reader.id, &[key(ks, 1)])
+            .remove(reader.id, &[key(ks, 1)], pool.now)
             .unwrap_err()
             .status,
         Status::ReadOnly

@@ -1,0 +1,198 @@
+//! Making room for parked reserves: on demand, only what is needed, the oldest reserve first.
+//!
+//! ```text
+//!   serve: advance the oldest --answered--> Resumed, and the next
+//!             | lacks bytes or an entry
+//!             v
+//!          scan what is unpublished, drain recency, pick victims, scan   --room--> advance ...
+//!             | nothing more can go, or twice what it asks for has gone
+//!             v
+//!          NO_SPACE
+//! ```
+
+use super::entries::EntryState;
+use super::evict::{SEARCH_STEPS, Want};
+use super::parked::{Lack, Progress, Resumed, ResumedAnswer};
+use super::reserve::Advance;
+use super::slice::Effort;
+use super::{Nanos, Store};
+use crate::config::EvictionPolicy;
+use hostkv_shm_protocol::status::{Reason, Status};
+
+/// A reserve may evict this many times the bytes, or the entries, that it asks for.
+const EVICT_FACTOR: u64 = 2;
+
+impl Store {
+    /// Advances parked reserves, the oldest first, until one lacks something or the effort is spent; the lack of that one.
+    pub(super) fn advance_parked(
+        &mut self,
+        now: Nanos,
+        done: &mut Vec<Resumed>,
+        effort: &mut Effort,
+    ) -> Option<Lack> {
+        while let Some(mut progress) = self.parked.pop_front() {
+            match self.advance(&mut progress, Some(effort)) {
+                Advance::Done => {
+                    let session = progress.session;
+                    let (ticket, answers) = self.finish_reserve(progress, now);
+                    done.push(Resumed {
+                        session,
+                        ticket,
+                        answer: ResumedAnswer::Reserved(answers),
+                    });
+                }
+                Advance::Spent => {
+                    self.parked.push_front(progress);
+                    return None;
+                }
+                Advance::Lacks(lack) => {
+                    self.parked.push_front(progress);
+                    return Some(lack);
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn serve_parked(
+        &mut self,
+        now: Nanos,
+        effort: &mut Effort,
+        done: &mut Vec<Resumed>,
+    ) {
+        let Some(lack) = self.advance_parked(now, done, effort) else {
+            return;
+        };
+        let Some(mut progress) = self.parked.pop_front() else {
+            return;
+        };
+        if !self.make_room(&mut progress, lack, now, effort) {
+            let reason = match lack {
+                Lack::Bytes(_) => Reason::NoSpace,
+                Lack::Entry => Reason::NoEntry,
+            };
+            if progress.has_drained && progress.evicted_entries == 0 {
+                self.count_pass_without_victims(now);
+            }
+            progress.ended = Some((Status::NoSpace, reason));
+        }
+        self.parked.push_front(progress);
+    }
+
+    /// Brings a parked reserve nearer to what it lacks; false when nothing more can be done for it.
+    fn make_room(
+        &mut self,
+        progress: &mut Progress,
+        lack: Lack,
+        now: Nanos,
+        effort: &mut Effort,
+    ) -> bool {
+        if self.wants_scan {
+            self.start_scan(now);
+            return true;
+        }
+        if !self.zombies.is_empty() && self.rescan_for(progress, now) {
+            return true;
+        }
+        if self.config.policy == EvictionPolicy::Noop {
+            return false;
+        }
+        if !progress.has_drained {
+            progress.has_drained = self.drain_recency(now, effort);
+            self.stats.eviction_passes += u64::from(progress.has_drained);
+            return true;
+        }
+        let bytes_left =
+            (EVICT_FACTOR * progress.requested_bytes).saturating_sub(progress.evicted_bytes);
+        let entries_left = (EVICT_FACTOR as u32 * progress.request.items.len() as u32)
+            .saturating_sub(progress.evicted_entries);
+        let is_exhausted = match lack {
+            Lack::Bytes(_) => bytes_left == 0,
+            Lack::Entry => entries_left == 0,
+        };
+        if is_exhausted {
+            return false;
+        }
+        let committed = self.entries.count(EntryState::Committed);
+        if committed == 0 {
+            return false;
+        }
+        if progress.looked_at > committed.saturating_mul(2) {
+            return self.rescan_for(progress, now);
+        }
+        let want = self.want_of(progress, lack, effort);
+        let want = Want {
+            bytes: want.bytes.min(bytes_left),
+            entries: want.entries.min(entries_left),
+        };
+        let picked = self.pick_victims(want, now, effort);
+        progress.evicted_bytes += picked.bytes;
+        progress.evicted_entries += picked.entries;
+        progress.looked_at += picked.looked_at;
+        if picked.entries > 0 {
+            self.start_scan(now);
+            return true;
+        }
+        if picked.looked_at >= SEARCH_STEPS {
+            return true;
+        }
+        // All of it was pinned at the last scan, or may not be evicted; what was pinned then may be free now.
+        self.rescan_for(progress, now)
+    }
+
+    /// What the rest of a reserve lacks: for new keys only, as far as the quotas go, beyond what is free.
+    fn want_of(&self, progress: &Progress, lack: Lack, effort: &mut Effort) -> Want {
+        let held = self
+            .session_slots
+            .get(&progress.session)
+            .and_then(|slot| self.sessions[*slot].as_ref())
+            .map_or(0, |ledger| ledger.reserved_bytes);
+        let session_allowance = self.reserve_quota_bytes().saturating_sub(held);
+        let pool_allowance = self
+            .pool_reserve_quota_bytes()
+            .saturating_sub(self.reserved_bytes);
+        let allowance = session_allowance.min(pool_allowance);
+        let (mut bytes, mut entries) = (0, 0);
+        for item in &progress.request.items[progress.answers.len()..] {
+            effort.spend(Effort::FIND);
+            if self
+                .index
+                .find(&item.key, self.index.hash(&item.key))
+                .is_some()
+            {
+                continue;
+            }
+            let item_bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
+            if bytes + item_bytes > allowance {
+                break;
+            }
+            bytes += item_bytes;
+            entries += 1;
+        }
+        match lack {
+            Lack::Entry => Want {
+                bytes: 0,
+                entries: entries.max(1),
+            },
+            // When enough is free but in pieces, one item's worth.
+            Lack::Bytes(next_item) => {
+                let free = self.units_to_bytes(self.allocator.free_units());
+                Want {
+                    bytes: bytes.saturating_sub(free).max(next_item),
+                    entries: 0,
+                }
+            }
+        }
+    }
+
+    /// One scan for this reserve alone; false when it has had it.
+    fn rescan_for(&mut self, progress: &mut Progress, now: Nanos) -> bool {
+        if progress.has_rescanned {
+            return false;
+        }
+        progress.has_rescanned = true;
+        progress.looked_at = 0;
+        self.start_scan(now);
+        true
+    }
+}
