@@ -17,6 +17,7 @@ use crate::config::ConfigError;
 use crate::logging;
 use crate::metrics::{BindError, ServeError};
 use crate::segment::SegmentError;
+use crate::telemetry::TelemetryError;
 
 /// A fault that ends the process.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum StartError {
     /// The metrics address can't be had.
     #[error(transparent)]
     MetricsAddress(#[from] BindError),
+    /// A processor of the telemetry can't begin.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// The metrics endpoint can't begin to serve.
     #[error(transparent)]
     MetricsEndpoint(#[from] ServeError),

@@ -19,14 +19,16 @@
 //! |---|---|---|
 //! | main | starts all, then is the loop: sockets, requests, eviction, timers | everything that changes; no lock anywhere |
 //! | hostkvd-log | writes log lines | standard error; a bounded queue before it |
+//! | hostkvd-events | gives events to the processors, if telemetry is on | the processors; a bounded queue before it |
 //! | metrics-accept, and a render thread | HTTP | the metrics port; asks the loop for a copy of the figures |
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
-//! Modules, each using only those above it: [`random`], [`config`], [`logging`], [`systemd`], [`segment`], [`metrics`],
-//! [`error`], [`signal`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+//! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`telemetry`], [`config`], [`systemd`],
+//! [`segment`], [`metrics`], [`error`], [`signal`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod config;
 pub mod error;
+pub mod histogram;
 pub mod logging;
 pub mod metrics;
 pub mod random;
@@ -36,6 +38,7 @@ pub mod server;
 pub mod signal;
 pub mod store;
 pub mod systemd;
+pub mod telemetry;
 
 mod start;
 

@@ -24,7 +24,7 @@ use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::version::PACKAGE_VERSION;
 use hostkv_shm_protocol::view::View;
 
-use crate::config::{Config, HugePages};
+use crate::config::{Config, ConfigError, HugePages};
 use crate::error::StartError;
 use crate::metrics::{Bound, Endpoint};
 use crate::request::hello::PoolFacts;
@@ -36,7 +36,8 @@ use crate::server::{
 };
 use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
-use crate::{critical, logging, random, systemd};
+use crate::telemetry::{Telemetry, specs};
+use crate::{critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -73,8 +74,16 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     // function, after the store and the loop. Nobody makes a reference to the bytes.
     let view = unsafe { View::new(control.base().as_ptr(), control.len_bytes()) };
     let facts = init_header(&config, &payload, view, geometry)?;
-    let store = Store::new(store_config(&config, &payload), view)
+    let mut store = Store::new(store_config(&config, &payload), view)
         .map_err(|error| fault("setting the index up", io::Error::other(error)))?;
+    let telemetry = match &config.telemetry {
+        telemetry if telemetry.is_enabled => {
+            store.collect_events();
+            let processors = specs::parse(&telemetry.processors).map_err(ConfigError::from)?;
+            Some(Telemetry::start(processors, telemetry.max_queue_size)?)
+        }
+        _ => None,
+    };
     let alive = AliveMark::set(store.header());
     let facts = PoolFacts {
         daemon_thread_id: alive.thread_id(),
@@ -97,6 +106,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         signals,
         questions,
         socket,
+        telemetry,
     })
     .map_err(|error| fault("setting the loop up", error))?;
     let endpoint = match metrics {
@@ -129,6 +139,10 @@ fn abort_on_panic(log: logging::Logging) {
     let loop_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
+        if thread.name() == Some(telemetry::DISPATCHER_THREAD) {
+            // It catches what processors do and says so itself, not once for each event.
+            return;
+        }
         if thread.id() != loop_thread {
             let name = thread.name().unwrap_or("without a name");
             log::error!("Thread {name} panicked: {panic}");
@@ -198,11 +212,7 @@ fn init_header(
         instance_id,
         boot_id: boot_id().map_err(|error| fault("reading the boot id", error))?,
         created_mono_ns: monotonic_ns(),
-        flags: if huge_page_bytes > 0 {
-            flags::HUGE_PAGES
-        } else {
-            0
-        },
+        flags: header_flags(config, huge_page_bytes),
         geometry,
         align_bytes: config.pool.align_bytes as u32,
         hash_secret: HashSecret {
@@ -220,6 +230,17 @@ fn init_header(
         huge_page_bytes,
         entry_count: geometry.entry_count,
     })
+}
+
+fn header_flags(config: &Config, huge_page_bytes: u64) -> u32 {
+    let mut bits = 0;
+    if huge_page_bytes > 0 {
+        bits |= flags::HUGE_PAGES;
+    }
+    if config.telemetry.is_enabled {
+        bits |= flags::TELEMETRY;
+    }
+    bits
 }
 
 /// The kernel's boot id, a UUID, as two words.
@@ -252,16 +273,12 @@ fn store_config(config: &Config, payload: &Payload) -> StoreConfig {
 }
 
 fn handout(control: &Segment, payload: &Payload) -> Result<Handout, StartError> {
-    let writable: OwnedFd = payload
-        .rw_fd()
-        .try_clone_to_owned()
-        .map_err(|error| fault("copying the payload's descriptor", error))?;
     let own_pid = std::process::id() as i32;
     let daemon = pidfd_open(own_pid)
         .map_err(|errno| fault("opening the daemon's own pidfd", errno.into()))?;
     Ok(Handout {
         control: Rc::new(control.read_only_fd()?),
-        payload_writable: Rc::new(writable),
+        payload_writable: Rc::new(payload.writable_fd()?),
         payload_read_only: Rc::new(payload.read_only_fd()?),
         daemon: Rc::new(daemon),
     })

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::telemetry::specs::SpecError;
+
 /// One reason why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -30,6 +32,9 @@ pub enum ConfigError {
         /// The way out.
         remedy: String,
     },
+    /// A processor of the telemetry that can't be.
+    #[error(transparent)]
+    Processor(#[from] SpecError),
     /// A flag that this version does not have.
     #[error("unknown flag {flag:?}{}; hostkvd --help lists all", did_you_mean(.nearest))]
     UnknownFlag {

@@ -17,6 +17,7 @@ use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, LimitsConfig, MetricsConfig,
     Origins, PoolConfig, SocketGroup, TelemetryConfig,
 };
+use crate::telemetry::specs;
 
 /// The payload is a whole number of these, so that huge pages fit it.
 const PAYLOAD_UNIT_BYTES: u64 = 2 << 20;
@@ -405,7 +406,11 @@ impl Resolver<'_> {
         let size = |given: &Given| check::whole_u32(given, 2, 100_000_000);
         let setting = &setting::TELEMETRY_MAX_QUEUE_SIZE;
         let max_queue_size = self.take(setting, 10_000, size, u32::to_string)?;
-        let specs = |given: &Given| Ok(given.texts.clone());
+        let specs = |given: &Given| {
+            // Checked also when telemetry is off; this opens nothing.
+            specs::parse(&given.texts)?;
+            Ok(given.texts.clone())
+        };
         let text = |specs: &Vec<String>| print::strings(specs);
         let processors = self.take(&setting::TELEMETRY_PROCESSOR, Vec::new(), specs, text)?;
         Ok(TelemetryConfig {

@@ -180,6 +180,8 @@ where
     let logger = Builder::new()
         // The threshold decides: it can change, and it knows CRITICAL.
         .filter_level(LevelFilter::Trace)
+        // Its lines at lower levels speak of our inner hop, which is no concern of operators.
+        .filter_module("tiny_http", LevelFilter::Warn)
         .target(Target::Pipe(Box::new(lines)))
         .format(move |out, record| {
             let level = Level::of(record);

@@ -7,6 +7,9 @@
 //! The names that begin with `lmcache_mp:` are a contract with dashboards outside this repository.
 //! A family may carry the labels shown here and no others: never a key, a salt, a tenant or a pid.
 
+use super::durations::RequestDurations;
+use crate::histogram::{AGE_BOUNDS_NS, DEATH_BOUNDS_NS, Histogram};
+
 /// What a family is to Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -14,6 +17,8 @@ pub(crate) enum Kind {
     Counter,
     /// A figure of this moment.
     Gauge,
+    /// Counts by size, with their sum; each of them never goes down while the process lives.
+    Histogram,
 }
 
 /// What a family counts; its name must end accordingly.
@@ -40,6 +45,10 @@ pub(crate) enum Read {
     One(fn(&Snapshot) -> f64),
     /// One sample for each reason of a failed write, label `reason`.
     ByReason(fn(&Snapshot) -> [(&'static str, u64); 7]),
+    /// One histogram of durations without labels.
+    Durations(fn(&Snapshot) -> &Histogram),
+    /// One histogram of durations for each request, label `request`.
+    ByRequest(fn(&Snapshot) -> &RequestDurations),
 }
 
 /// One row of the table.
@@ -58,15 +67,16 @@ pub(crate) fn defect(name: &str, unit: Unit, kind: Kind, help: &str) -> Option<&
         (Unit::Seconds, Kind::Counter) => "_seconds_total",
         (_, Kind::Counter) => "_total",
         (Unit::Bytes, Kind::Gauge) => "_bytes",
-        (Unit::Seconds, Kind::Gauge) => "_seconds",
+        (Unit::Seconds, Kind::Gauge | Kind::Histogram) => "_seconds",
         (Unit::Ratio, Kind::Gauge) => "_ratio",
         (Unit::Info, Kind::Gauge) => "_info",
         (Unit::Things | Unit::Claim, Kind::Gauge) => "",
+        (_, Kind::Histogram) => return Some("histograms are of seconds"),
     };
     let is_plural = || name.split('_').any(|word| word.ends_with('s'));
     if !name.ends_with(ending) {
         Some("its name does not end with its unit")
-    } else if kind == Kind::Gauge && name.ends_with("_total") {
+    } else if kind != Kind::Counter && name.ends_with("_total") {
         Some("its name ends like that of a counter")
     } else if (unit, kind) == (Unit::Things, Kind::Gauge) && !is_plural() {
         Some("its name is no plural")
@@ -102,8 +112,8 @@ impl Figure for bool {
 
 /// Keys that got no space, by reason.
 ///
-/// All but `invalid` sum up to the failed keys of the nine contract counters; `invalid` counts calls
-/// that were refused as a whole.
+/// All but `invalid` sum up to the failed keys of the nine contract counters; `invalid` counts keys of
+/// calls that were refused as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteFailures {
     /// No free extent was large enough, even after eviction.
@@ -118,7 +128,7 @@ pub struct WriteFailures {
     pub reserved: u64,
     /// The session may hold no more.
     pub quota: u64,
-    /// The call was refused as a whole; not among the nine contract counters.
+    /// The key's call was refused as a whole; not among the nine contract counters.
     pub invalid: u64,
 }
 
@@ -144,14 +154,33 @@ macro_rules! families {
         by_reason {
             $( $r_kind:ident $r_unit:ident $r_name:literal $r_field:ident, $r_help:literal; )*
         }
+        durations {
+            $( $d_name:literal $d_field:ident: $d_bounds:expr, $d_help:literal; )*
+        }
+        by_request {
+            $( $q_name:literal $q_field:ident, $q_help:literal; )*
+        }
     ) => {
         /// One consistent copy of every figure, made by the loop thread after a fold.
         ///
         /// Counters are totals since process start; they are copied, never sampled or reset.
-        #[derive(Clone, Debug, Default, PartialEq)]
+        #[derive(Clone, Debug, PartialEq)]
         pub struct Snapshot {
             $( #[doc = $help] pub $field: $type, )*
             $( #[doc = $r_help] pub $r_field: WriteFailures, )*
+            $( #[doc = $d_help] pub $d_field: Histogram, )*
+            $( #[doc = $q_help] pub $q_field: RequestDurations, )*
+        }
+
+        impl Default for Snapshot {
+            fn default() -> Snapshot {
+                Snapshot {
+                    $( $field: Default::default(), )*
+                    $( $r_field: WriteFailures::default(), )*
+                    $( $d_field: Histogram::new($d_bounds), )*
+                    $( $q_field: RequestDurations::default(), )*
+                }
+            }
         }
 
         /// The families that come out of a [`Snapshot`].
@@ -169,6 +198,20 @@ macro_rules! families {
                 help: $r_help,
                 kind: Kind::$r_kind,
                 read: Read::ByReason(|snapshot| snapshot.$r_field.by_reason()),
+            }, )*
+            $( Family {
+                name: $d_name,
+                unit: Unit::Seconds,
+                help: $d_help,
+                kind: Kind::Histogram,
+                read: Read::Durations(|snapshot| &snapshot.$d_field),
+            }, )*
+            $( Family {
+                name: $q_name,
+                unit: Unit::Seconds,
+                help: $q_help,
+                kind: Kind::Histogram,
+                read: Read::ByRequest(|snapshot| &snapshot.$q_field),
             }, )*
         ];
     };
@@ -212,6 +255,14 @@ families! {
             "Payload bytes of expired reservations whose writer may still write.";
         Gauge Bytes "hostkv_orphaned_bytes" orphaned_bytes: u64,
             "Payload bytes held by live processes whose socket is gone.";
+        Gauge Things "hostkv_l1_pinned_objects" l1_pinned_objects: u64,
+            "Pinned objects in L1, at most a second old.";
+        Gauge Things "hostkv_l1_reserved_objects" l1_reserved_objects: u64,
+            "Objects to be of reservations that are not yet committed or aborted.";
+        Gauge Things "hostkv_l1_quarantined_objects" l1_quarantined_objects: u64,
+            "Objects to be of expired reservations whose writer may still write.";
+        Gauge Things "hostkv_orphaned_objects" orphaned_objects: u64,
+            "Objects pinned, or reserved, by live processes whose socket is gone.";
         Gauge Things "hostkv_l1_objects" l1_objects: u64,
             "Committed objects in L1.";
         Gauge Ratio "hostkv_l1_usage_ratio" l1_usage_ratio: f64,
@@ -256,6 +307,8 @@ families! {
             "Pins that outlived the read time to live.";
         Counter Things "hostkv_rejected_frames_total" rejected_frames: u64,
             "Frames refused because their form was wrong.";
+        Counter Things "hostkv_telemetry_events_dropped_total" telemetry_events_dropped: u64,
+            "Telemetry events dropped because a queue on their way was full.";
         Counter Things "hostkv_log_lines_dropped_total" log_lines_dropped: u64,
             "Log lines dropped because the queue of the log writer was full.";
         Counter Things "hostkv_recency_hints_overflowed_total" recency_hints_overflowed: u64,
@@ -263,6 +316,20 @@ families! {
     }
     by_reason {
         Counter Things "hostkv_write_failures_total" write_failures,
-            "Keys that got no space, by reason; the reason invalid counts calls refused as a whole.";
+            "Keys that got no space, by reason; the reason invalid counts keys of calls refused as a whole.";
+    }
+    durations {
+        "hostkv_object_lifetime_seconds" object_lifetime: AGE_BOUNDS_NS,
+            "Time from an object's commit until it left L1, evicted or removed, of a sample of the keys.";
+        "hostkv_idle_before_eviction_seconds" idle_before_eviction: AGE_BOUNDS_NS,
+            "Time from the last read of an evicted object, or else from its commit, to its eviction, of a sample of the keys.";
+        "hostkv_reuse_gap_seconds" reuse_gap: AGE_BOUNDS_NS,
+            "Time between two reads of the same object, of a sample of the keys; reads less than 100 ms apart may show as 0.";
+        "hostkv_owner_death_seconds" owner_death: DEATH_BOUNDS_NS,
+            "Time from the end of a dead session's socket to the end of its process, 0 if they were seen together.";
+    }
+    by_request {
+        "hostkv_request_duration_seconds" request_durations,
+            "Time from reading a request's frame to queueing its reply, waiting for eviction included.";
     }
 }

@@ -13,10 +13,12 @@
 //! ```
 //!
 //! * `families.rs`: every family once, with its unit, sentence and kind; the fields of [`Snapshot`].
+//! * `durations.rs`: how long requests take, which the server counts.
 //! * `render.rs`: a snapshot as Prometheus text 0.0.4, through the `prometheus` crate.
 //! * `process.rs`: the six standard `process_` families, read from `/proc/self`.
 //! * `http.rs` and `http/`: the endpoint.
 
+mod durations;
 mod families;
 mod http;
 mod process;
@@ -27,6 +29,7 @@ mod tests;
 
 use std::time::Instant;
 
+pub use durations::{RequestDurations, TimedRequest};
 pub use families::{Snapshot, WriteFailures};
 pub use http::{BindError, Bound, Endpoint, ServeError};
 pub use render::{RenderError, Renderer};

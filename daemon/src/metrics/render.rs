@@ -8,11 +8,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily,
+    MetricType,
+};
 use prometheus::{Registry, TextEncoder};
 
+use super::durations::TimedRequest;
 use super::families::{FAMILIES, Kind, Read, Snapshot, Unit, defect};
 use super::process::{ProcessFigures, ProcessReader};
+use crate::histogram::Histogram;
 
 /// What the daemon says of its own build; its one sample is always 1.
 const BUILD_INFO: (&str, Unit, &str) = (
@@ -20,6 +25,8 @@ const BUILD_INFO: (&str, Unit, &str) = (
     Unit::Info,
     "Always 1; the label says which version of hostkvd this is.",
 );
+
+const NS_PER_SECOND: f64 = 1e9;
 
 /// Why no text came out.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +114,9 @@ impl SnapshotCollector {
         )?];
         for row in FAMILIES {
             let labels: &[&str] = match row.read {
-                Read::One(_) => &[],
+                Read::One(_) | Read::Durations(_) => &[],
                 Read::ByReason(_) => &["reason"],
+                Read::ByRequest(_) => &["request"],
             };
             descriptions.push(describe(row.name, row.unit, row.kind, row.help, labels)?);
         }
@@ -163,6 +171,17 @@ impl Collector for SnapshotCollector {
                     .into_iter()
                     .map(|(reason, count)| sample(row.kind, count as f64, Some(("reason", reason))))
                     .collect(),
+                Read::Durations(read) => vec![durations(read(&current.snapshot), None)],
+                Read::ByRequest(read) => {
+                    let all = read(&current.snapshot);
+                    TimedRequest::ALL
+                        .into_iter()
+                        .map(|request| {
+                            let label = ("request", request.label());
+                            durations(all.of(request), Some(label))
+                        })
+                        .collect()
+                }
             };
             families.push(whole(row.name, row.help, row.kind, samples));
         }
@@ -177,20 +196,40 @@ impl Collector for SnapshotCollector {
     }
 }
 
+/// A counter or a gauge.
 fn sample(kind: Kind, value: f64, label: Option<(&str, &str)>) -> Metric {
-    let mut metric = Metric::default();
-    match kind {
-        Kind::Counter => {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        }
-        Kind::Gauge => {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
+    let mut metric = labelled(label);
+    if kind == Kind::Counter {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
     }
+    metric
+}
+
+/// A histogram, its bounds and its sum in seconds. The encoder adds the bucket without a bound.
+fn durations(histogram: &Histogram, label: Option<(&str, &str)>) -> Metric {
+    let buckets = histogram.cumulative().map(|(bound_ns, count)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound_ns as f64 / NS_PER_SECOND);
+        bucket.set_cumulative_count(count);
+        bucket
+    });
+    let mut sample = HistogramSample::default();
+    sample.set_bucket(buckets.collect());
+    sample.set_sample_count(histogram.count());
+    sample.set_sample_sum(histogram.sum_ns() as f64 / NS_PER_SECOND);
+    let mut metric = labelled(label);
+    metric.set_histogram(sample);
+    metric
+}
+
+fn labelled(label: Option<(&str, &str)>) -> Metric {
+    let mut metric = Metric::default();
     if let Some((name, value)) = label {
         let mut pair = LabelPair::default();
         pair.set_name(name.to_owned());
@@ -207,6 +246,7 @@ fn whole(name: &str, help: &str, kind: Kind, samples: Vec<Metric>) -> MetricFami
     family.set_field_type(match kind {
         Kind::Counter => MetricType::COUNTER,
         Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
     });
     family.set_metric(samples);
     family

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::families::{FAMILIES, Kind, Unit, defect};
-use super::{Renderer, Snapshot, WriteFailures, process};
+use super::{Renderer, RequestDurations, Snapshot, TimedRequest, WriteFailures, process};
+use crate::histogram::Histogram;
 
 fn render(snapshot: &Snapshot) -> String {
     Renderer::new().unwrap().render(snapshot).unwrap()
@@ -18,6 +19,20 @@ fn samples(text: &str) -> BTreeMap<&str, f64> {
         .map(|line| line.rsplit_once(' ').unwrap())
         .map(|(name, value)| (name, value.parse().unwrap()))
         .collect()
+}
+
+/// One duration of this many seconds.
+fn durations(seconds: u64) -> Histogram {
+    let mut histogram = Histogram::new(&[1]);
+    histogram.observe(seconds * 1_000_000_000);
+    histogram
+}
+
+/// The lines of one family.
+fn lines_of(snapshot: &Snapshot, family: &str) -> String {
+    let text = render(snapshot);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains(family)).collect();
+    lines.join("\n")
 }
 
 /// A small generator of numbers, enough to vary a test; its seed is printed and can be given.
@@ -112,11 +127,23 @@ fn every_figure_shows_under_its_own_name() {
             quota: 143,
             invalid: 144,
         },
+        l1_pinned_objects: 145,
+        l1_reserved_objects: 146,
+        l1_quarantined_objects: 147,
+        orphaned_objects: 148,
+        telemetry_events_dropped: 149,
+        object_lifetime: durations(150),
+        idle_before_eviction: durations(151),
+        reuse_gap: durations(152),
+        owner_death: durations(153),
+        request_durations: RequestDurations::default(),
     };
     let text = render(&snapshot);
+    // What histograms show of their buckets, and the histogram of each request, have tests of their own.
     let shown: Vec<&str> = text
         .lines()
         .filter(|line| !line.starts_with('#') && !line.starts_with("process_"))
+        .filter(|line| !line.contains("_bucket{") && !line.contains("{request="))
         .collect();
     let version = env!("CARGO_PKG_VERSION");
     let mut expected: Vec<String> = vec![format!("hostkv_build_info{{version=\"{version}\"}} 1")];
@@ -180,6 +207,19 @@ const EXPECTED: &str = "
     hostkv_write_failures_total{reason=\"reserved\"} 142
     hostkv_write_failures_total{reason=\"quota\"} 143
     hostkv_write_failures_total{reason=\"invalid\"} 144
+    hostkv_l1_pinned_objects 145
+    hostkv_l1_reserved_objects 146
+    hostkv_l1_quarantined_objects 147
+    hostkv_orphaned_objects 148
+    hostkv_telemetry_events_dropped_total 149
+    hostkv_object_lifetime_seconds_sum 150
+    hostkv_object_lifetime_seconds_count 1
+    hostkv_idle_before_eviction_seconds_sum 151
+    hostkv_idle_before_eviction_seconds_count 1
+    hostkv_reuse_gap_seconds_sum 152
+    hostkv_reuse_gap_seconds_count 1
+    hostkv_owner_death_seconds_sum 153
+    hostkv_owner_death_seconds_count 1
 ";
 
 #[test]
@@ -251,12 +291,99 @@ fn the_six_standard_process_families_are_shown() {
 }
 
 #[test]
-fn no_label_but_version_and_reason_exists() {
+fn no_label_but_version_reason_and_request_exists_beside_the_bound_of_a_bucket() {
     for line in render(&Snapshot::default()).lines() {
-        if let Some((_, labels)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
-            let label = labels.split_once('=').unwrap().0;
-            assert!(["version", "reason"].contains(&label), "{line}");
-            assert_eq!(labels.matches('=').count(), 1, "{line}");
+        let Some((name, labels)) = line.split_once('{').filter(|_| !line.starts_with('#')) else {
+            continue;
+        };
+        let (labels, _) = labels.split_once('}').unwrap();
+        let mut labels: Vec<&str> = labels
+            .split(',')
+            .map(|label| label.split_once('=').unwrap().0)
+            .collect();
+        if name.ends_with("_bucket") {
+            assert_eq!(labels.pop(), Some("le"), "{line}");
+        }
+        let is_known = match labels[..] {
+            [] => name.ends_with("_bucket"),
+            [label] => ["version", "reason", "request"].contains(&label),
+            _ => false,
+        };
+        assert!(is_known, "{line}");
+    }
+}
+
+#[test]
+fn a_histogram_shows_its_buckets_cumulated_its_sum_and_its_count_in_seconds() {
+    let mut snapshot = Snapshot {
+        owner_death: Histogram::new(&[1_000_000, 2_500_000_000]),
+        ..Snapshot::default()
+    };
+    for duration_ns in [0, 1_000_000, 1_000_001, 2_500_000_000, 3_000_000_000] {
+        snapshot.owner_death.observe(duration_ns);
+    }
+    let shown = lines_of(&snapshot, "hostkv_owner_death_seconds");
+    assert_eq!(
+        shown,
+        "# HELP hostkv_owner_death_seconds Time from the end of a dead session's socket to the end of its process, \
+         0 if they were seen together.\n\
+         # TYPE hostkv_owner_death_seconds histogram\n\
+         hostkv_owner_death_seconds_bucket{le=\"0.001\"} 2\n\
+         hostkv_owner_death_seconds_bucket{le=\"2.5\"} 4\n\
+         hostkv_owner_death_seconds_bucket{le=\"+Inf\"} 5\n\
+         hostkv_owner_death_seconds_sum 5.502000001\n\
+         hostkv_owner_death_seconds_count 5"
+    );
+}
+
+#[test]
+fn a_histogram_of_each_request_spans_1_us_to_10_s() {
+    let mut snapshot = Snapshot::default();
+    let request_durations = &mut snapshot.request_durations;
+    request_durations.observe(TimedRequest::Reserve, 1_000);
+    request_durations.observe(TimedRequest::Reserve, 60_000_000_000);
+    request_durations.observe(TimedRequest::Hello, 10_000_000_000);
+    let shown = lines_of(&snapshot, "hostkv_request_duration_seconds");
+    let name = "hostkv_request_duration_seconds";
+    for line in [
+        "_bucket{request=\"reserve\",le=\"0.000001\"} 1",
+        "_bucket{request=\"reserve\",le=\"0.0000025\"} 1",
+        "_bucket{request=\"reserve\",le=\"10\"} 1",
+        "_bucket{request=\"reserve\",le=\"+Inf\"} 2",
+        "_sum{request=\"reserve\"} 60.000001",
+        "_count{request=\"reserve\"} 2",
+        "_bucket{request=\"hello\",le=\"5\"} 0",
+        "_bucket{request=\"hello\",le=\"10\"} 1",
+        "_count{request=\"ping\"} 0",
+    ] {
+        let line = format!("{name}{line}");
+        assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
+    }
+    let requests = shown.matches("_count{").count();
+    assert_eq!(requests, 10, "{shown}");
+}
+
+#[test]
+fn every_histogram_is_whole_from_the_start() {
+    let text = render(&Snapshot::default());
+    let shown = samples(&text);
+    for name in [
+        "hostkv_object_lifetime_seconds",
+        "hostkv_idle_before_eviction_seconds",
+        "hostkv_reuse_gap_seconds",
+        "hostkv_owner_death_seconds",
+    ] {
+        assert!(
+            text.contains(&format!("# TYPE {name} histogram\n")),
+            "{name}"
+        );
+        for sample in [
+            "_bucket{le=\"+Inf\"}",
+            "_bucket{le=\"1\"}",
+            "_sum",
+            "_count",
+        ] {
+            assert_eq!(shown[&*format!("{name}{sample}")], 0.0, "{name}{sample}");
         }
     }
 }
@@ -290,6 +417,8 @@ fn a_declaration_without_unit_or_sentence_is_refused() {
         ("hostkv_age", Unit::Seconds, Kind::Gauge, help),
         ("hostkv_usage", Unit::Ratio, Kind::Gauge, help),
         ("hostkv_session", Unit::Things, Kind::Gauge, help),
+        ("hostkv_age", Unit::Seconds, Kind::Histogram, help),
+        ("hostkv_size_bytes", Unit::Bytes, Kind::Histogram, help),
         ("hostkv_sessions_total", Unit::Things, Kind::Gauge, help),
         ("hostkv_sessions", Unit::Things, Kind::Gauge, ""),
         (

@@ -84,7 +84,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::Reserve(request) => reserve::reserve(store, session, request, now),
         Request::Commit(held) => commit::commit(store, session, &held, now).into(),
         Request::Abort(held) => abort::abort(store, session, &held, now).into(),
-        Request::Remove(keys) => remove::remove(store, session, &keys).into(),
+        Request::Remove(keys) => remove::remove(store, session, &keys, now).into(),
         Request::Clear { flags } => clear::clear(store, session, flags),
         Request::Stats => Answer::Reply(stats::stats(store)),
         Request::Audit => audit::audit(store, caller).into(),

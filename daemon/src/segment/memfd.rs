@@ -98,17 +98,31 @@ pub(super) fn read_only_fd(
     fd: BorrowedFd<'_>,
     segment: &'static str,
 ) -> Result<OwnedFd, SegmentError> {
-    // A duplicate would share the writable open file description; opening anew makes one of its own.
+    open_anew(fd, OFlag::O_RDONLY, segment, "open(O_RDONLY)")
+}
+
+/// A second descriptor of the same segment that can be read and written.
+pub(super) fn writable_fd(
+    fd: BorrowedFd<'_>,
+    segment: &'static str,
+) -> Result<OwnedFd, SegmentError> {
+    open_anew(fd, OFlag::O_RDWR, segment, "open(O_RDWR)")
+}
+
+/// A duplicate would share the open file description, with its rights and its lock; this one has its own.
+fn open_anew(
+    fd: BorrowedFd<'_>,
+    access: OFlag,
+    segment: &'static str,
+    call: &'static str,
+) -> Result<OwnedFd, SegmentError> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    open(
-        path.as_str(),
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| SegmentError::Call {
-        segment,
-        call: "open(O_RDONLY)",
-        errno,
+    open(path.as_str(), access | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| {
+        SegmentError::Call {
+            segment,
+            call,
+            errno,
+        }
     })
 }
 

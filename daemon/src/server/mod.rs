@@ -43,11 +43,14 @@ use hostkv_shm_protocol::control::header::{HeaderView, State};
 use hostkv_shm_protocol::sync::Ordering;
 
 use crate::config::{self, Config};
+use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
+use crate::metrics::RequestDurations;
 use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
 use crate::request::{refused, resumed};
 use crate::signal::{Signals, Wish};
 use crate::store::{Nanos, Refusal, Store};
+use crate::telemetry::Telemetry;
 use crate::{logging, systemd};
 use alive::AliveMark;
 use connection::{Connection, FrameBuffer};
@@ -61,6 +64,8 @@ const SECOND_NS: Nanos = 1_000_000_000;
 const ACCEPTS_PER_TURN: usize = 16;
 /// Most packets of one client in one turn, so that one does not hold the others up.
 const FRAMES_PER_TURN: usize = 16;
+/// How long the processors may take for what is queued at the end.
+const TELEMETRY_WITHIN: Duration = Duration::from_secs(2);
 /// Events taken from the kernel at once.
 const EVENTS_PER_TURN: usize = 128;
 
@@ -109,6 +114,8 @@ pub struct Parts {
     pub questions: Questions,
     /// The listening socket.
     pub socket: OwnedFd,
+    /// Where events go; none while telemetry is off.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// The loop and all that it owns.
@@ -167,6 +174,9 @@ impl Server {
                 handout: parts.handout,
                 buffer: FrameBuffer::new(),
                 rejected_frames: 0,
+                telemetry: parts.telemetry,
+                request_durations: RequestDurations::default(),
+                owner_death: Histogram::new(DEATH_BOUNDS_NS),
                 clients: HashMap::new(),
             },
             config: parts.config,
@@ -214,6 +224,7 @@ impl Server {
             if self.shared.store.has_work() {
                 self.work();
             }
+            self.shared.hand_events_over();
             if count > 0 && spin_ns > 0 {
                 spin_until = monotonic_ns() + spin_ns;
             }
@@ -437,14 +448,8 @@ impl Server {
     }
 
     fn answer_questions(&mut self) {
-        let Shared {
-            store,
-            facts,
-            rejected_frames,
-            ..
-        } = &mut self.shared;
-        self.questions
-            .answer(|| snapshots::snapshot(store, facts, *rejected_frames));
+        let shared = &mut self.shared;
+        self.questions.answer(|| snapshots::snapshot(shared));
     }
 
     /// One slice of the store's work, and the replies of what it finished.
@@ -513,9 +518,12 @@ impl Server {
                 connection.shut_down();
             }
         }
-        log::info!(
-            "{} sessions are told, the counters are folded.",
-            self.shared.store.session_count()
-        );
+        let told = self.shared.store.session_count();
+        self.shared.store.close_all(monotonic_ns());
+        self.shared.hand_events_over();
+        if let Some(telemetry) = &mut self.shared.telemetry {
+            telemetry.shutdown(TELEMETRY_WITHIN);
+        }
+        log::info!("{} sessions are told, the counters are folded.", told);
     }
 }

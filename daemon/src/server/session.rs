@@ -29,11 +29,16 @@ use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
 use super::liveness::{self, LeaseFile, Maps};
+use super::monotonic_ns;
 use super::peer::{AccessRules, Peer};
 use crate::config::LimitsConfig;
+use crate::histogram::Histogram;
+use crate::metrics::{RequestDurations, TimedRequest};
 use crate::request::hello::{self, PoolFacts};
 use crate::request::{self, Answer, Applicant, Caller};
+use crate::store::events::{Note, NoteOp};
 use crate::store::{Nanos, Refusal, SessionEnd, Store, Ticket};
+use crate::telemetry::{Event, EventType, PairId, Telemetry, Value};
 
 /// What all clients share. The loop's thread owns it.
 pub struct Shared {
@@ -49,10 +54,76 @@ pub struct Shared {
     pub handout: Handout,
     /// Where frames are received.
     pub buffer: FrameBuffer,
+    /// Where events go; none while telemetry is off.
+    pub telemetry: Option<Telemetry>,
     /// Frames refused because their form was wrong.
     pub rejected_frames: u64,
+    /// How long requests took.
+    pub request_durations: RequestDurations,
+    /// From the end of a session's socket to the end of its process.
+    pub owner_death: Histogram,
     /// Which client a session is.
     pub clients: HashMap<SessionId, u64>,
+}
+
+impl Shared {
+    /// Gives the store's events to the telemetry queue, which never waits.
+    pub fn hand_events_over(&mut self) {
+        let Some(telemetry) = &mut self.telemetry else {
+            return;
+        };
+        for note in self.store.take_events() {
+            telemetry.push(PairId(note.pair), event_of(note));
+        }
+    }
+
+    /// Counts a request that is answered now.
+    fn observe(&mut self, request: TimedRequest, since: Nanos) {
+        let duration_ns = monotonic_ns().saturating_sub(since);
+        self.request_durations.observe(request, duration_ns);
+    }
+}
+
+/// A note of the store in the form that processors get.
+fn event_of(note: Note) -> Event {
+    let (name, counted) = match note.op {
+        NoteOp::Lookup => ("lookup", "found_count"),
+        NoteOp::Retrieve => ("retrieve", "retrieved_count"),
+        NoteOp::Store => ("store", "stored_count"),
+    };
+    let mut metadata = Vec::new();
+    if let Some(count) = note.count {
+        metadata.push((counted, Value::Int(i64::from(count))));
+    }
+    if note.op != NoteOp::Lookup {
+        metadata.push(("device", Value::Str(note.device)));
+    }
+    Event {
+        name,
+        event_type: match note.count {
+            None => EventType::Start,
+            Some(_) => EventType::End,
+        },
+        session_id: note.session_id,
+        timestamp_s: note.mono_ns as f64 / 1e9,
+        metadata,
+    }
+}
+
+/// What a request is in the durations; BYE is not in them.
+fn timed(request: &Request) -> Option<TimedRequest> {
+    Some(match request {
+        Request::Resolve(_) => TimedRequest::Resolve,
+        Request::Reserve(_) => TimedRequest::Reserve,
+        Request::Commit(_) => TimedRequest::Commit,
+        Request::Abort(_) => TimedRequest::Abort,
+        Request::Remove(_) => TimedRequest::Remove,
+        Request::Clear { .. } => TimedRequest::Clear,
+        Request::Stats => TimedRequest::Stats,
+        Request::Audit => TimedRequest::Audit,
+        Request::Ping => TimedRequest::Ping,
+        Request::Bye => return None,
+    })
 }
 
 /// The descriptors that sessions get copies of.
@@ -89,8 +160,19 @@ struct Session {
     id: SessionId,
     name: String,
     lease: LeaseFile,
-    /// Requests that go on in the store, and the numbers of their replies; none where no reply is wanted.
-    parked: HashMap<Ticket, Option<u64>>,
+    /// Requests that go on in the store.
+    parked: HashMap<Ticket, Asked>,
+}
+
+/// A request that is being carried out.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The number of its reply; none where no reply is wanted.
+    reply_to: Option<u64>,
+    /// What it is in the durations; BYE is not in them.
+    timed: Option<TimedRequest>,
+    /// When its frame was read.
+    since: Nanos,
 }
 
 #[derive(Debug)]
@@ -106,6 +188,8 @@ enum State {
     Orphaned {
         session: Session,
         look_count: u64,
+        /// When its socket ended.
+        since: Nanos,
     },
     Ended,
 }
@@ -181,7 +265,9 @@ impl Client {
                     read_hello(frame, sender_pid, nonce, attested)
                 }) {
                     Inbound::Decoded((request_id, wishes)) => {
-                        self.open(shared, request_id, wishes, now)
+                        let step = self.open(shared, request_id, wishes, now);
+                        shared.observe(TimedRequest::Hello, now);
+                        step
                     }
                     other => self.no_frame(shared, other),
                 }
@@ -304,7 +390,7 @@ impl Client {
         };
         match sent {
             Ok(()) => Step::Opened,
-            Err(error) => self.lose(shared, Some(error.to_string())),
+            Err(error) => self.unsendable(shared, error),
         }
     }
 
@@ -323,15 +409,19 @@ impl Client {
             session: session.id,
             applicant: self.applicant,
         };
-        let reply_to = (header.flags & flags::NO_REPLY == 0).then_some(header.request_id);
+        let asked = Asked {
+            reply_to: (header.flags & flags::NO_REPLY == 0).then_some(header.request_id),
+            timed: timed(&request),
+            since: now,
+        };
         match request::execute(&mut shared.store, &caller, request, now) {
-            Answer::Reply(reply) => self.answer(shared, reply_to, &reply),
+            Answer::Reply(reply) => self.answer(shared, asked, &reply),
             Answer::Parked(ticket) => {
-                session.parked.insert(ticket, reply_to);
+                session.parked.insert(ticket, asked);
                 Step::Handled
             }
             Answer::Ended(reply) => {
-                if let Some(request_id) = reply_to {
+                if let Some(request_id) = asked.reply_to {
                     // Who has said BYE need not wait for the answer.
                     let _ = self.reply(request_id, &reply);
                 }
@@ -345,15 +435,31 @@ impl Client {
         let State::Serving { session, .. } = &mut self.state else {
             return Step::Idle;
         };
-        let reply_to = session.parked.remove(&ticket).flatten();
-        self.answer(shared, reply_to, reply)
+        match session.parked.remove(&ticket) {
+            Some(asked) => self.answer(shared, asked, reply),
+            None => Step::Handled,
+        }
     }
 
-    fn answer(&mut self, shared: &mut Shared, reply_to: Option<u64>, reply: &Reply) -> Step {
-        let sent = reply_to.map_or(Ok(()), |request_id| self.reply(request_id, reply));
+    fn answer(&mut self, shared: &mut Shared, asked: Asked, reply: &Reply) -> Step {
+        let sent = asked
+            .reply_to
+            .map_or(Ok(()), |request_id| self.reply(request_id, reply));
+        if let Some(request) = asked.timed {
+            shared.observe(request, asked.since);
+        }
         match sent {
             Ok(()) => Step::Handled,
-            Err(error) => self.lose(shared, Some(error.to_string())),
+            Err(error) => self.unsendable(shared, error),
+        }
+    }
+
+    /// A reply could not be sent. Where the client has closed its socket, what it sent before still counts: its BYE
+    /// may be among what has not been read yet.
+    fn unsendable(&mut self, shared: &mut Shared, error: SendError) -> Step {
+        match error {
+            SendError::Socket(_) => self.hung_up(shared, monotonic_ns()),
+            SendError::QueueFull { .. } => self.lose(shared, Some(error.to_string())),
         }
     }
 
@@ -376,7 +482,7 @@ impl Client {
         };
         match flushed {
             Ok(()) => Step::Handled,
-            Err(error) => self.lose(shared, Some(error.to_string())),
+            Err(error) => self.unsendable(shared, error),
         }
     }
 
@@ -393,6 +499,16 @@ impl Client {
         if self.drain(shared, now) {
             return self.end(shared, "said BYE");
         }
+        // While it is served no end of its socket was seen before that of its process.
+        let orphaned_at = match &self.state {
+            State::Serving { .. } => Some(now),
+            State::Orphaned { since, .. } => Some(*since),
+            State::AwaitHello { .. } | State::Ended => None,
+        };
+        if let Some(orphaned_at) = orphaned_at {
+            let duration_ns = now.saturating_sub(orphaned_at);
+            shared.owner_death.observe(duration_ns);
+        }
         self.reclaim(shared, "its process has ended", now)
     }
 
@@ -401,6 +517,7 @@ impl Client {
         let State::Orphaned {
             session,
             look_count,
+            ..
         } = &mut self.state
         else {
             return Step::Idle;
@@ -460,9 +577,8 @@ impl Client {
                 session,
             } => {
                 connection.shut_down();
-                shared
-                    .store
-                    .orphan_session(session.id, super::monotonic_ns());
+                let since = monotonic_ns();
+                shared.store.orphan_session(session.id, since);
                 if let Some(why) = why {
                     log::warn!(
                         "Session {} ({:?}, uid {}, pid {}) is disconnected: {why}",
@@ -475,6 +591,7 @@ impl Client {
                 self.state = State::Orphaned {
                     session,
                     look_count: 0,
+                    since,
                 };
                 Step::Orphaned
             }

@@ -17,10 +17,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
 
+use super::session::Shared;
 use crate::logging;
 use crate::metrics::{Snapshot, SnapshotSource, WriteFailures};
-use crate::request::hello::PoolFacts;
-use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 type Request = SyncSender<Snapshot>;
 
@@ -104,7 +104,16 @@ impl AsFd for Questions {
 }
 
 /// The figures of this moment.
-pub fn snapshot(store: &mut Store, facts: &PoolFacts, rejected_frames: u64) -> Snapshot {
+pub fn snapshot(shared: &mut Shared) -> Snapshot {
+    let Shared {
+        store,
+        facts,
+        rejected_frames,
+        request_durations,
+        owner_death,
+        telemetry,
+        ..
+    } = shared;
     store.fold();
     let stats = *store.stats();
     let gauges = store.gauges();
@@ -127,6 +136,10 @@ pub fn snapshot(store: &mut Store, facts: &PoolFacts, rejected_frames: u64) -> S
         l1_reserved_bytes: gauges.reserved_bytes,
         l1_quarantined_bytes: gauges.quarantined_bytes,
         orphaned_bytes: gauges.orphaned_bytes,
+        l1_pinned_objects: stats.pinned_objects,
+        l1_reserved_objects: gauges.reserved_objects,
+        l1_quarantined_objects: gauges.quarantined_objects,
+        orphaned_objects: gauges.orphaned_objects,
         l1_objects: gauges.objects,
         l1_usage_ratio: gauges.used_bytes as f64 / gauges.capacity_bytes.max(1) as f64,
         index_entries: gauges.index_entries,
@@ -147,7 +160,9 @@ pub fn snapshot(store: &mut Store, facts: &PoolFacts, rejected_frames: u64) -> S
         reclaimed_reservations: stats.reclaimed_reservations,
         voided_pins: stats.voided_pins,
         expired_pins: stats.expired_pins,
-        rejected_frames,
+        rejected_frames: *rejected_frames,
+        telemetry_events_dropped: stats.events_dropped
+            + telemetry.as_ref().map_or(0, Telemetry::dropped_events),
         log_lines_dropped: logging::dropped_lines(),
         recency_hints_overflowed: stats.recency_overflows,
         write_failures: WriteFailures {
@@ -159,6 +174,11 @@ pub fn snapshot(store: &mut Store, facts: &PoolFacts, rejected_frames: u64) -> S
             quota: failures.quota,
             invalid: failures.invalid,
         },
+        object_lifetime: store.ages().lifetime.clone(),
+        idle_before_eviction: store.ages().idle_before_eviction.clone(),
+        reuse_gap: store.ages().reuse_gap.clone(),
+        owner_death: owner_death.clone(),
+        request_durations: request_durations.clone(),
     }
 }
 

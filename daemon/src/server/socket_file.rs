@@ -221,7 +221,7 @@ impl LockedPlace {
         let fault = |what: &str, error: io::Error| self.place.fault(what, &path, error);
         let address =
             UnixAddr::new(&path).map_err(|errno| fault("binding the socket", errno.into()))?;
-        let server = new_socket().map_err(|error| fault("making the socket", error))?;
+        let server = new_socket().map_err(|errno| fault("making the socket", errno.into()))?;
         bind(server.as_raw_fd(), &address)
             .map_err(|errno| fault("binding the socket", errno.into()))?;
         self.is_bound = true;
@@ -249,9 +249,11 @@ impl LockedPlace {
                 .place
                 .fault("replacing what is no socket at", path, error));
         }
-        let is_served = UnixAddr::new(path).is_ok_and(|address| {
-            new_socket().is_ok_and(|probe| connect(probe.as_raw_fd(), &address).is_ok())
-        });
+        // Only this answer says that no process has the socket any more. A full queue, no right to connect or another
+        // type of socket do not.
+        let is_served = UnixAddr::new(path)
+            .and_then(|address| connect(new_socket()?.as_raw_fd(), &address))
+            != Err(Errno::ECONNREFUSED);
         if is_served {
             let error = io::Error::from(io::ErrorKind::AddrInUse);
             return Err(self.place.fault(
@@ -287,14 +289,9 @@ impl Drop for LockedPlace {
     }
 }
 
-fn new_socket() -> io::Result<OwnedFd> {
+fn new_socket() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        flags,
-        None,
-    )?)
+    socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
 }
 
 #[cfg(test)]
@@ -385,6 +382,35 @@ mod tests {
         let _server = locked.listen().unwrap();
         let client = new_socket().unwrap();
         connect(client.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_a_program_that_speaks_otherwise_or_is_busy_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("hostkv.sock");
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut locked = place(path.clone(), 0o600).lock().unwrap();
+        let error = locked.listen().unwrap_err();
+        assert!(
+            error.to_string().contains("another process serves"),
+            "{error}"
+        );
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop((locked, other));
+        fs::remove_file(&path).unwrap();
+
+        let busy = new_socket().unwrap();
+        let address = UnixAddr::new(&path).unwrap();
+        bind(busy.as_raw_fd(), &address).unwrap();
+        listen(&busy, Backlog::new(1).unwrap()).unwrap();
+        let waiting: Vec<OwnedFd> = (0..8)
+            .map(|_| new_socket().unwrap())
+            .take_while(|client| connect(client.as_raw_fd(), &address).is_ok())
+            .collect();
+        assert!(waiting.len() < 8, "its queue is full");
+        let mut locked = place(path.clone(), 0o600).lock().unwrap();
+        assert!(locked.listen().is_err());
+        assert!(path.exists());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::ProtFlags;
 use shared_memory::ShmemConf;
 
@@ -66,6 +68,23 @@ fn the_name_of_a_live_daemon_is_refused_and_its_segment_untouched() {
     );
     assert_eq!(fs::metadata(segment_path(&name)).unwrap().ino(), inode);
     drop(payload);
+}
+
+#[test]
+fn no_descriptor_of_a_client_holds_the_name_beyond_its_daemon() {
+    let name = name("client");
+    let payload = create(&name).unwrap();
+    for handed_out in [
+        payload.writable_fd().unwrap(),
+        payload.read_only_fd().unwrap(),
+    ] {
+        // The lock goes with the last descriptor and map of an open file description: who shares the daemon's could
+        // take it again, and keeps it when the daemon is killed.
+        let (_, errno) = Flock::lock(handed_out, FlockArg::LockExclusiveNonblock).unwrap_err();
+        assert_eq!(errno, Errno::EWOULDBLOCK);
+    }
+    let writable = payload.writable_fd().unwrap();
+    map_page(&writable, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE).unwrap();
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::AccessConfig;
+use crate::histogram::DEATH_BOUNDS_NS;
 use crate::request::tests::{applicant, hello, limits, pool};
+use crate::server::monotonic_ns;
 use crate::server::peer::{Credentials, pidfd_open};
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
 use hostkv_shm_protocol::key::Key;
@@ -17,6 +19,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::process::{Child, Command};
 
+const SECOND: Nanos = 1_000_000_000;
 const NONCE: [u8; NONCE_BYTES] = [9; NONCE_BYTES];
 
 fn null() -> Rc<OwnedFd> {
@@ -44,6 +47,9 @@ fn shared() -> Shared {
         },
         buffer: FrameBuffer::new(),
         rejected_frames: 0,
+        telemetry: None,
+        request_durations: RequestDurations::default(),
+        owner_death: Histogram::new(DEATH_BOUNDS_NS),
         clients: HashMap::new(),
     }
 }
@@ -246,6 +252,18 @@ fn nothing_comes_before_hello() {
 }
 
 #[test]
+fn a_client_that_takes_its_hello_back_before_the_reply_leaves_no_session() {
+    let mut shared = shared();
+    let (mut client, mut far) = connected(false);
+    far.say(&greeting().encode(1));
+    far.ask(2, &Request::Bye);
+    far.socket = None;
+    assert_eq!(client.step(&mut shared, 0), Step::Ended);
+    assert_eq!(shared.store.session_count(), 0);
+    assert!(shared.clients.is_empty());
+}
+
+#[test]
 fn a_hello_with_another_nonce_is_refused() {
     let mut shared = shared();
     let (mut client, far) = connected(false);
@@ -437,4 +455,131 @@ fn an_orphan_whose_process_shows_no_lease_is_ended_and_one_that_does_is_kept() {
     client.applicant.pid = 1;
     assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Orphaned);
     assert_eq!(client.died(&mut shared, 0), Step::Ended);
+}
+
+/// The requests that were counted, and how many.
+fn counted(shared: &Shared) -> Vec<(TimedRequest, u64)> {
+    TimedRequest::ALL
+        .into_iter()
+        .map(|request| (request, shared.request_durations.of(request).count()))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[test]
+fn each_answered_request_counts_once_with_the_time_since_its_frame_was_read() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    let held = reserved(&mut shared, &mut client, &far, 1);
+    far.ask(9, &Request::Commit(held));
+    assert_eq!(client.step(&mut shared, 0), Step::Handled);
+    // Refused, and without a reply: they were carried out all the same.
+    far.ask(10, &Request::Audit);
+    assert_eq!(client.step(&mut shared, 0), Step::Handled);
+    far.say(&Request::Ping.encode(11, false));
+    let three_seconds_ago = monotonic_ns() - 3 * SECOND;
+    assert_eq!(client.step(&mut shared, three_seconds_ago), Step::Handled);
+    assert_eq!(client.step(&mut shared, 0), Step::Idle);
+    far.ask(12, &Request::Bye);
+    assert_eq!(client.step(&mut shared, 0), Step::Ended);
+    assert_eq!(
+        counted(&shared),
+        [
+            (TimedRequest::Resolve, 1),
+            (TimedRequest::Reserve, 1),
+            (TimedRequest::Commit, 1),
+            (TimedRequest::Audit, 1),
+            (TimedRequest::Ping, 1),
+            (TimedRequest::Hello, 1),
+        ]
+    );
+    let ping_ns = shared.request_durations.of(TimedRequest::Ping).sum_ns();
+    let expected = u128::from(3 * SECOND)..u128::from(60 * SECOND);
+    assert!(expected.contains(&ping_ns), "{ping_ns} ns");
+}
+
+#[test]
+fn a_parked_reserve_counts_once_when_it_is_answered_with_all_the_time_it_waited() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    let keyspace = resolved(&mut shared, &mut client, &far);
+    // Objects of 1 MiB fill the pool, so that the last reserve must evict.
+    let asked_at = monotonic_ns() - 3 * SECOND;
+    let mut op_id = 0;
+    let parked = loop {
+        op_id += 1;
+        let Request::Reserve(mut reserve) = reserve_of(keyspace, op_id) else {
+            unreachable!()
+        };
+        reserve.items[0].len_bytes = 1 << 20;
+        far.ask(op_id, &Request::Reserve(reserve));
+        assert_eq!(client.step(&mut shared, asked_at), Step::Handled);
+        let Some((frame, _)) = far.hear() else {
+            break op_id;
+        };
+        let (header, body) = FrameHeader::decode(&frame).unwrap();
+        let held = held_of(op_id, Reply::decode(&header, body).unwrap());
+        far.ask(0, &Request::Commit(held));
+        assert_eq!(client.step(&mut shared, 0), Step::Handled);
+        far.reply();
+        assert!(op_id < 100, "the pool is never full");
+    };
+    let reserves = |shared: &Shared| {
+        let reserves = shared.request_durations.of(TimedRequest::Reserve);
+        (reserves.count(), reserves.sum_ns())
+    };
+    let (before, sum_before) = reserves(&shared);
+    assert_eq!(before, parked - 1, "what is parked is not answered yet");
+    let mut answered = 0;
+    for _ in 0..1000 {
+        for done in shared.store.slice(1) {
+            answered += 1;
+            let ticket = done.ticket;
+            let reply = request::resumed(done);
+            assert_eq!(client.resumed(&mut shared, ticket, &reply), Step::Handled);
+            // The same answer again is nobody's.
+            assert_eq!(client.resumed(&mut shared, ticket, &reply), Step::Handled);
+        }
+    }
+    assert_eq!(answered, 1);
+    assert_eq!(far.reply().0, parked);
+    assert!(far.hear().is_none(), "one answer");
+    let (after, sum_after) = reserves(&shared);
+    assert_eq!(after, parked);
+    assert!(sum_after - sum_before >= u128::from(3 * SECOND));
+}
+
+#[test]
+fn a_death_counts_with_the_time_since_the_socket_ended() {
+    let mut shared = shared();
+    // A first session dies before its socket is seen to end; one that never opened is none.
+    let (mut client, _far) = serving(&mut shared);
+    assert_eq!(client.died(&mut shared, 5 * SECOND), Step::Ended);
+    let (mut client, _far) = connected(false);
+    assert_eq!(client.died(&mut shared, 5 * SECOND), Step::Ended);
+    let deaths = |shared: &Shared| (shared.owner_death.count(), shared.owner_death.sum_ns());
+    assert_eq!(deaths(&shared), (1, 0));
+
+    let (mut client, mut far) = serving(&mut shared);
+    far.socket = None;
+    let before = monotonic_ns();
+    assert_eq!(client.hung_up(&mut shared, before), Step::Orphaned);
+    let after = monotonic_ns();
+    assert_eq!(deaths(&shared).0, 1, "its process lives");
+    let died_at = after + 3 * SECOND;
+    assert_eq!(client.died(&mut shared, died_at), Step::Ended);
+    let (count, sum_ns) = deaths(&shared);
+    assert_eq!(count, 2);
+    let expected = u128::from(died_at - after)..=u128::from(died_at - before);
+    assert!(expected.contains(&sum_ns), "{sum_ns} ns");
+
+    // A process that says BYE, or goes on without its lease as after exec, has not died.
+    let (mut client, far) = serving(&mut shared);
+    far.ask(8, &Request::Bye);
+    assert_eq!(client.died(&mut shared, 5 * SECOND), Step::Ended);
+    let (mut client, mut far) = serving(&mut shared);
+    far.socket = None;
+    assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
+    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Ended);
+    assert_eq!(deaths(&shared).0, 2);
 }
