@@ -1,0 +1,25 @@
+# What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
+
+.PHONY: help build demo test format lint clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the daemon, the library and the tools, release build, in target/release
+	cargo build --release --locked --workspace
+
+demo: ## a real engine on the cache: installs, builds and shows everything (HOSTKV_DEMO_MODEL, HOSTKV_DEMO_TOKENS)
+	@scripts/demo.sh
+
+test: ## every check, quick ones first; installs the compilers and checkers it needs
+	@scripts/test.sh
+
+format: ## format the Rust sources
+	cargo fmt --all
+
+lint: ## clippy, warnings are errors
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+clean: ## remove target/ (llama.cpp stays in its cache, see scripts/build-llama.sh)
+	cargo clean
