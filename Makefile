@@ -1,6 +1,6 @@
 # What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
 
-.PHONY: help build demo test format lint clean
+.PHONY: help build demo test bench format lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,6 +14,10 @@ demo: ## a real engine on the cache: installs, builds and shows everything (HOST
 
 test: ## every check, quick ones first; installs the compilers and checkers it needs
 	@scripts/test.sh
+
+bench: ## what the machine allows and what hostkv reaches, as ratios
+	cargo build --release --locked -p hostkv-daemon -p hostkv-bench
+	target/release/hostkv-bench
 
 format: ## format the Rust sources
 	cargo fmt --all

@@ -10,7 +10,6 @@
 //! becomes the loop's.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -87,11 +87,6 @@ impl Backing {
 }
 
 impl Payload {
-    /// The daemon's own descriptor.
-    pub fn rw_fd(&self) -> BorrowedFd<'_> {
-        self.backing.fd()
-    }
-
     /// A new descriptor that trusted writers get. It is no duplicate, because that would hold the lock of a named
     /// segment for as long as a client maps it, beyond the daemon's own end.
     pub fn writable_fd(&self) -> Result<OwnedFd, SegmentError> {

@@ -270,7 +270,9 @@ impl Server {
         if flags.contains(EpollFlags::EPOLLOUT) {
             step = self.call(client, |client, shared| client.writable(shared));
         }
-        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+        if matches!(step, Some(Step::Orphaned | Step::Ended)) {
+            // What else was ready is over with it.
+        } else if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             step = self.call(client, |client, shared| {
                 client.hung_up(shared, monotonic_ns())
             });
@@ -298,8 +300,9 @@ impl Server {
         match step {
             None => {}
             Some(Step::Idle | Step::Handled | Step::Opened) => self.watch_socket(client)?,
-            // The socket is closed, which takes it out of epoll; the pidfd stays.
-            Some(Step::Orphaned) => {}
+            // The socket is closed, which takes it out of epoll; the pidfd stays. A HELLO that was accepted and could
+            // not be answered ends here too: its client must not be dropped for being late.
+            Some(Step::Orphaned) => self.half_open.remove(client),
             Some(Step::Ended) => {
                 self.half_open.remove(client);
                 self.clients.remove(&client);
@@ -527,3 +530,6 @@ impl Server {
         log::info!("{} sessions are told, the counters are folded.", told);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,9 +105,13 @@ fn segments_have_mode_0600_and_close_on_exec() {
         lease.read_only_fd().unwrap(),
         payload.read_only_fd().unwrap(),
     ];
-    for fd in [control.fd(), lease.fd(), payload.rw_fd()]
-        .into_iter()
-        .chain(copies.iter().map(AsFd::as_fd))
+    for fd in [
+        control.fd(),
+        lease.fd(),
+        payload.writable_fd().unwrap().as_fd(),
+    ]
+    .into_iter()
+    .chain(copies.iter().map(AsFd::as_fd))
     {
         assert_eq!(fstat(fd).unwrap().st_mode & 0o7777, 0o600);
         assert_eq!(fcntl(fd, FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
@@ -126,9 +130,9 @@ fn a_client_with_its_lease_descriptor_cannot_change_the_size_under_the_daemon() 
 #[test]
 fn a_payload_with_writers_has_a_fixed_size_and_a_descriptor_that_is_read_only() {
     let payload = create_payload(&options(2 * MIB), &mut Heard::default()).unwrap();
-    assert_size_is_fixed(payload.rw_fd(), 2 * MIB);
+    assert_size_is_fixed(payload.writable_fd().unwrap().as_fd(), 2 * MIB);
     assert_read_only(&payload.read_only_fd().unwrap());
-    let writer = map_page(payload.rw_fd(), READ_WRITE).unwrap();
+    let writer = map_page(payload.writable_fd().unwrap().as_fd(), READ_WRITE).unwrap();
     write_byte(writer, 9);
     let reader = map_page(payload.read_only_fd().unwrap(), ProtFlags::PROT_READ).unwrap();
     assert_eq!((read_byte(reader), read_byte(payload.base())), (9, 9));
@@ -139,8 +143,8 @@ fn a_payload_without_writers_cannot_be_written_even_through_its_writable_descrip
     let mut no_writers = options(2 * MIB);
     no_writers.writers_allowed = false;
     let payload = create_payload(&no_writers, &mut Heard::default()).unwrap();
-    assert_size_is_fixed(payload.rw_fd(), 2 * MIB);
-    assert_content_is_sealed(payload.rw_fd());
+    assert_size_is_fixed(payload.writable_fd().unwrap().as_fd(), 2 * MIB);
+    assert_content_is_sealed(payload.writable_fd().unwrap().as_fd());
     write_byte(payload.base(), 3);
     let reader = map_page(payload.read_only_fd().unwrap(), ProtFlags::PROT_READ).unwrap();
     assert_eq!(read_byte(reader), 3);

@@ -35,7 +35,7 @@ fn a_prefault_ends_as_soon_as_it_hears_that_the_rest_no_longer_fits() {
     )
     .unwrap();
     let mapping = Mapping::new(
-        payload.rw_fd(),
+        payload.writable_fd().unwrap().as_fd(),
         64 << 20,
         HUGE_PAGE_BYTES as usize,
         "payload",
@@ -50,7 +50,7 @@ fn a_prefault_ends_as_soon_as_it_hears_that_the_rest_no_longer_fits() {
         available_bytes: 1,
     };
     let error = prefault(
-        payload.rw_fd(),
+        payload.writable_fd().unwrap().as_fd(),
         &mapping,
         Pages::Collapse,
         2,

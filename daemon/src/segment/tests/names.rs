@@ -1,6 +1,7 @@
 //! `--shm-name`: one owner, no leftovers.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use nix::errno::Errno;
@@ -41,7 +42,7 @@ fn a_named_payload_is_there_under_its_name_and_gone_with_the_daemon() {
 
     // Who opens by name and who has the descriptor see the same bytes.
     let writer = map_page(
-        payload.rw_fd(),
+        payload.writable_fd().unwrap().as_fd(),
         ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
     )
     .unwrap();

@@ -209,19 +209,23 @@ fn a_pipe_that_nobody_reads_fills_the_queue_and_nothing_else() {
     let record = Record::default();
     let mut processors = vec![record.plain(1)];
     processors.extend(processors_of(&[&spec(&path, "")]));
-    let pair_count = 20_000;
-    let mut telemetry = at_once(move || {
-        let mut telemetry = Telemetry::start(processors, 100).unwrap();
-        for pair in 0..pair_count {
-            push_pair(&mut telemetry, pair);
-        }
-        telemetry
-    });
+    let mut held = Some(Telemetry::start(processors, 100).unwrap());
+    let mut pair_count = 0;
     wait_until("the pipe is full", || {
-        let before = telemetry.shared.waiting();
+        let pairs = pair_count..pair_count + 100;
+        pair_count = pairs.end;
+        let mut pushing = held.take().unwrap();
+        let pushed = at_once(move || {
+            pairs.for_each(|pair| push_pair(&mut pushing, pair));
+            pushing
+        });
+        let before = pushed.shared.waiting();
         std::thread::sleep(Duration::from_millis(50));
-        before > 0 && before == telemetry.shared.waiting()
+        let is_stuck = before > 0 && before == pushed.shared.waiting();
+        held = Some(pushed);
+        is_stuck
     });
+    let mut telemetry = held.unwrap();
     assert!(telemetry.dropped_events() > 0);
     assert_eq!(telemetry.processor_failures(), 0);
 
