@@ -124,6 +124,17 @@ impl ConnectionError {
         }
     }
 
+    /// Whether the daemon has not got the request and will not: what it was to give back is still held.
+    pub(crate) fn was_never_sent(&self) -> bool {
+        matches!(
+            self,
+            ConnectionError::Timeout {
+                was_sent: false,
+                ..
+            } | ConnectionError::System { .. }
+        )
+    }
+
     /// Whether no call of the session can succeed any more.
     pub(crate) fn is_final(&self) -> bool {
         matches!(
@@ -491,6 +502,13 @@ impl Connection {
         let len = match received {
             Ok(Some(len)) => len,
             Ok(None) => return,
+            // Replies may be lost with it, so no call can go on, not only the one that received.
+            Err(ConnectionError::System { call, text }) => {
+                return self.end(
+                    state,
+                    ConnectionError::ended(&format!("{call} failed: {text}")),
+                );
+            }
             Err(error) => return self.end(state, error),
         };
         let decoded = FrameHeader::decode(&buffer[..len])

@@ -257,10 +257,10 @@ impl ReadEvents {
 
     /// Writes a START if the ring then still has a place for every END that is owed, this one's included.
     fn start(&self, op: EventOp, trace: &Trace, caller: &Caller, mono_ns: u64) -> bool {
-        // Relaxed: the debt is added before the claim and taken off after the END's, so a claim never counts too few.
-        let owed = self.owed.fetch_add(1, Ordering::Relaxed) + 1;
-        let Some(position) = self.ring.claim(owed) else {
-            self.owed.fetch_sub(1, Ordering::Relaxed);
+        // Relaxed: the claim hands the debt to every later one, so none counts too few.
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        let Some(position) = self.ring.claim_with(|| self.owed()) else {
+            self.owed.fetch_sub(1, Ordering::Release);
             self.ring.add_dropped(2);
             return false;
         };
@@ -284,12 +284,19 @@ impl ReadEvents {
             );
             self.ring.write(position, &event);
         }
-        self.owed.fetch_sub(1, Ordering::Relaxed);
+        // Release: pairs with `owed`; whoever sees the debt paid claims behind this END.
+        self.owed.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Places that must stay free.
+    fn owed(&self) -> u64 {
+        // Acquire: pairs with the Release of whoever paid.
+        self.owed.load(Ordering::Acquire)
     }
 
     fn line(&self, op: EventOp, trace: &Trace, caller: &Caller, value0: usize, value1: usize) {
         // A line is worth less than an event: it leaves the places alone that are owed.
-        let Some(position) = self.ring.claim(self.owed.load(Ordering::Relaxed)) else {
+        let Some(position) = self.ring.claim_with(|| self.owed()) else {
             self.counters.add(Counter::LinesLeftOut, 1);
             return;
         };

@@ -15,7 +15,7 @@ use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::events::{Caller, ReadEvents};
 use crate::pin_slots::{SlotPool, Wanted};
-use hostkv_shm_protocol::control::header::{ControlHeader, HeaderView, State, flags};
+use hostkv_shm_protocol::control::header::{HeaderView, State, flags};
 use hostkv_shm_protocol::control::reader::{Found, IndexReader};
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
@@ -28,7 +28,6 @@ use hostkv_shm_protocol::sync::{AtomicU64, Ordering, fence};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::HelloReply;
 use nix::time::{ClockId, clock_gettime};
-use std::mem::offset_of;
 
 /// Keys whose cache misses overlap.
 const BLOCK_KEYS: usize = 64;
@@ -261,12 +260,8 @@ impl ReadPath {
 
     #[cold]
     fn liveness_by_heartbeat(&self) -> Liveness {
-        let created_ns = self
-            .header
-            .view()
-            .u64(offset_of!(ControlHeader, created_mono_ns) as u64)
-            .map_or(0, |word| word.load(Ordering::Relaxed));
-        let beat_ns = created_ns.saturating_add(self.heartbeat_tick().saturating_mul(TICK_NS));
+        // The tick is the clock itself, in units of 100 ms.
+        let beat_ns = self.heartbeat_tick().saturating_mul(TICK_NS);
         let now_ns = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(u64::MAX, |now| {
             now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
         });

@@ -293,14 +293,8 @@ impl Reservation {
             Ok(Reply::Committed(items)) if items.len() == count => items,
             Ok(_) => return Err(Failure::Told(self.session.strange_reply("COMMIT"))),
             Err(error) => {
-                let is_still_held = matches!(
-                    error,
-                    ConnectionError::Refused { .. }
-                        | ConnectionError::Timeout {
-                            was_sent: false,
-                            ..
-                        }
-                );
+                let is_still_held =
+                    matches!(error, ConnectionError::Refused { .. }) || error.was_never_sent();
                 let error = self.session.explain(error, Some(tick));
                 return Err(if is_still_held {
                     Failure::StillHeld(error)
@@ -360,13 +354,8 @@ impl Reservation {
             Ok(Reply::Aborted(_)) => Ok(()),
             Ok(_) => Err(self.session.strange_reply("ABORT")),
             Err(error) => {
-                if matches!(
-                    error,
-                    ConnectionError::Timeout {
-                        was_sent: false,
-                        ..
-                    }
-                ) && let Request::Abort(held) = request
+                if error.was_never_sent()
+                    && let Request::Abort(held) = request
                 {
                     self.session.abort_later(held);
                 }

@@ -133,27 +133,42 @@ pub(crate) fn open(
         Ok(()) | Err(ConnectionError::Ended { .. }) => {}
         Err(error) => return Err(error),
     }
-    let answer = receive_raw(connection.socket.raw(), &mut buffer, &deadline)?;
+    match welcome(connection.socket.raw(), &mut buffer, &deadline) {
+        Ok((reply, [control, lease, payload, daemon_pidfd])) => Ok(Opened {
+            connection,
+            reply,
+            control,
+            lease,
+            payload,
+            daemon_pidfd,
+        }),
+        Err(error) => {
+            // The daemon has, or may still open, a session that it would keep for as long as this process lives.
+            connection.say_bye_unanswered();
+            Err(error)
+        }
+    }
+}
+
+/// Receives the answer to HELLO.
+fn welcome(
+    socket: RawFd,
+    buffer: &mut [u8],
+    deadline: &Deadline,
+) -> Result<(HelloReply, [OwnedFd; HELLO_DESCRIPTORS]), ConnectionError> {
+    let answer = receive_raw(socket, buffer, deadline)?;
     if answer.header.message != MessageType::Hello {
         return Err(refusal(&buffer[..answer.len]));
     }
     let (_, cursor) = decode(&buffer[..answer.len])?;
     let reply = HelloReply::decode(cursor).map_err(protocol)?;
     let count = answer.descriptors.len();
-    let [control, lease, payload, daemon_pidfd]: [OwnedFd; HELLO_DESCRIPTORS] =
-        answer.descriptors.try_into().map_err(|_| {
-            ConnectionError::Protocol(format!(
-                "HELLO came with {count} descriptors instead of {HELLO_DESCRIPTORS}"
-            ))
-        })?;
-    Ok(Opened {
-        connection,
-        reply,
-        control,
-        lease,
-        payload,
-        daemon_pidfd,
-    })
+    let descriptors = answer.descriptors.try_into().map_err(|_| {
+        ConnectionError::Protocol(format!(
+            "HELLO came with {count} descriptors instead of {HELLO_DESCRIPTORS}"
+        ))
+    })?;
+    Ok((reply, descriptors))
 }
 
 fn connect_to(path: &Path, deadline: &Deadline) -> Result<OwnedFd, ConnectionError> {
@@ -246,9 +261,7 @@ fn receive_raw(
         // Acquire: the segments were filled before they were sent.
         fence(Ordering::Acquire);
         let len = message.bytes;
-        let is_cut = message
-            .flags
-            .intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
+        let cut = message.flags;
         let mut descriptors = Vec::new();
         if let Ok(parts) = message.cmsgs() {
             for part in parts {
@@ -262,9 +275,16 @@ fn receive_raw(
                 }
             }
         }
-        if is_cut {
-            let text = "a message was cut off by the kernel; a limit on open files (ulimit -n) may be reached";
-            return Err(ConnectionError::Protocol(text.to_owned()));
+        if cut.contains(MsgFlags::MSG_CTRUNC) {
+            return Err(ConnectionError::System {
+                call: "recvmsg",
+                text: "not all descriptors could be taken".to_owned(),
+            });
+        }
+        if cut.contains(MsgFlags::MSG_TRUNC) {
+            return Err(ConnectionError::Protocol(format!(
+                "a frame is longer than the {MAX_FRAME_BYTES} bytes that are allowed"
+            )));
         }
         if len == 0 {
             return Err(ConnectionError::ended(
@@ -306,6 +326,75 @@ fn refusal(frame: &[u8]) -> ConnectionError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hostkv_shm_protocol::id::{InstanceId, SessionId};
+    use hostkv_shm_protocol::wire::request::Request;
+    use nix::sys::socket::{Backlog, accept4, bind, listen, recv, send};
+
+    /// The messages that a daemon gets which sends its challenge, and then only what `answer` makes of the HELLO.
+    fn messages_of_an_open(
+        answer: impl Fn(u64) -> Option<Vec<u8>>,
+    ) -> (Result<(), ConnectionError>, Vec<MessageType>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let server = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&server, Backlog::new(1).unwrap()).unwrap();
+        let wishes = Wishes {
+            is_read_only: false,
+            pin_slot_count: 0,
+            client_name: String::new(),
+        };
+        let client =
+            std::thread::spawn(move || open(&path, &wishes, Deadline::after_ms(300)).map(drop));
+        let connection = accept4(&server, flags).unwrap();
+        let say = |frame: &[u8]| {
+            send(connection.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL).unwrap();
+        };
+        say(&Challenge { nonce: [7; 16] }.encode());
+        let mut heard = Vec::new();
+        let mut buffer = vec![0; MAX_FRAME_BYTES];
+        loop {
+            let len = recv(connection.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap_or(0);
+            if len == 0 {
+                return (client.join().unwrap(), heard);
+            }
+            let (header, body) = FrameHeader::decode(&buffer[..len]).unwrap();
+            heard.push(header.message);
+            if header.message == MessageType::Bye {
+                Request::decode(&header, body).unwrap();
+            } else if let Some(frame) = answer(header.request_id) {
+                say(&frame);
+            }
+        }
+    }
+
+    #[test]
+    fn an_open_that_fails_after_its_hello_takes_the_session_back() {
+        let both = vec![MessageType::Hello, MessageType::Bye];
+        let (late, heard) = messages_of_an_open(|_| None);
+        assert!(matches!(late, Err(ConnectionError::Timeout { .. })));
+        assert_eq!(heard, both);
+        let reply = HelloReply {
+            instance_id: InstanceId([1; 16]),
+            daemon_thread_id: 1,
+            session_id: SessionId(1),
+            capacity_bytes: 1 << 21,
+            align_bytes: 4096,
+            huge_page_bytes: 0,
+            pin_quota_bytes: 0,
+            reserve_quota_bytes: 0,
+            max_object_bytes: 4096,
+            pin_slot_count: 256,
+            max_batch_keys: 1024,
+            chunk_size: 256,
+            server_version: String::new(),
+        };
+        let (bare, heard) = messages_of_an_open(|id| Some(reply.encode(id)));
+        let error = bare.unwrap_err();
+        assert!(error.to_string().contains("0 descriptors"), "{error}");
+        assert_eq!(heard, both);
+    }
 
     #[test]
     fn the_socket_is_the_first_that_is_set_or_exists() {

@@ -282,3 +282,30 @@ fn a_frame_that_makes_no_sense_ends_the_session() {
         .unwrap_err();
     assert!(matches!(error, ConnectionError::Protocol(_)), "{error}");
 }
+
+#[test]
+fn a_socket_that_fails_ends_the_session_and_says_so_to_every_later_call() {
+    let (connection, _daemon) = pair();
+    let failed = ConnectionError::system("recv", Errno::ENOMEM);
+    connection.take_in(&mut connection.lock(), &[], Err(failed));
+    let error = connection
+        .call(&Request::Ping, Deadline::after_ms(5000))
+        .unwrap_err();
+    assert!(error.is_final(), "{error}");
+    assert!(error.to_string().contains("recv failed"), "{error}");
+    assert_eq!(crate::Error::from(error).status, Status::Disconnected);
+}
+
+#[test]
+fn a_request_that_was_not_sent_is_told_from_one_that_may_be_carried_out() {
+    let deadline = Deadline::after_ms(1);
+    for (error, was_never_sent) in [
+        (deadline.timeout(false), true),
+        (deadline.timeout(true), false),
+        (ConnectionError::system("send", Errno::ENOMEM), true),
+        (ConnectionError::ended("it closed the socket"), false),
+        (ConnectionError::TooManyLate, false),
+    ] {
+        assert_eq!(error.was_never_sent(), was_never_sent, "{error}");
+    }
+}
