@@ -1,6 +1,7 @@
 //! Versions, and the fingerprint of every shared layout.
 
 use crate::control::{bucket::Bucket, entry::Entry, header::ControlHeader};
+use crate::key::KNOWN_HASH;
 use crate::layout::Layout;
 use crate::lease::events::EventRecord;
 use crate::lease::header::LeaseHeader;
@@ -24,7 +25,7 @@ pub const LAYOUTS: [Layout; 5] = [
 ];
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits, over name and size of every layout and name, offset and size of every
-/// field. Both sides compute it at compile time; HELLO compares.
+/// field, and the hash of one key. Both sides compute it at compile time; HELLO compares.
 pub const ABI_HASH: u64 = abi_hash(&LAYOUTS);
 
 const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
@@ -53,5 +54,6 @@ const fn abi_hash(layouts: &[Layout]) -> u64 {
         }
         i += 1;
     }
-    hash
+    hash = fnv(hash, &KNOWN_HASH.h0.to_le_bytes());
+    fnv(hash, &KNOWN_HASH.h1.to_le_bytes())
 }
