@@ -1,0 +1,354 @@
+//! A worker may be killed at any step: what it held comes back, what it committed stays, nothing else is seen.
+
+use hostkv::Status;
+use hostkv_shm_protocol::wire::reply::Audit;
+use hostkv_tests::{
+    Daemon, Random, Worker, assert_reads, keys, keyspace, request, reserve_items, seed,
+    statuses_of, store, wait_until,
+};
+
+/// Objects that are there before anybody is killed.
+const BASE: usize = 3;
+
+/// A pool with [`BASE`] objects of 5000 bytes.
+fn pool() -> Daemon {
+    let daemon = Daemon::start(&[]);
+    let session = daemon.session();
+    store(&session, keyspace(&session), &keys("base", BASE), 5000);
+    drop(session);
+    daemon.wait_for_sessions(0);
+    daemon
+}
+
+/// Panics unless the base and `count` more objects of 8 KiB are there and all else is free.
+fn assert_clean(step: &str, audit: &Audit, count: usize) {
+    let expected = (BASE + count) as u64;
+    assert_eq!(audit.object_count, expected, "{step}: {audit:?}");
+    assert_eq!(audit.object_bytes, expected * 8192, "{step}: {audit:?}");
+    assert_eq!(
+        audit.free_bytes,
+        audit.capacity_bytes - expected * 8192,
+        "{step}: {audit:?}"
+    );
+    assert_eq!(audit.pin_count, 0, "{step}: {audit:?}");
+}
+
+#[test]
+fn killed_at_any_step_of_the_protocol_everything_comes_back() {
+    let daemon = pool();
+    // Each step: its name, the orders before the kill, and whether the keys are committed by then.
+    let steps: [(&str, &[&str], bool); 22] = [
+        ("connected", &["raw connect"], false),
+        (
+            "HELLO sent, its reply unread",
+            &["raw connect", "raw hello-unread"],
+            false,
+        ),
+        ("HELLO answered", &["raw connect", "raw hello"], false),
+        (
+            "reserve sent, its reply unread",
+            &["raw connect", "raw hello", "raw reserve-unread k 4 8000"],
+            false,
+        ),
+        (
+            "written by hand",
+            &["raw connect", "raw hello", "raw reserve k 4 8000"],
+            false,
+        ),
+        (
+            "commit sent, its reply unread",
+            &[
+                "raw connect",
+                "raw hello",
+                "raw reserve k 4 8000",
+                "raw commit-unread",
+            ],
+            true,
+        ),
+        (
+            "commit queued behind unread replies",
+            &[
+                "raw connect",
+                "raw hello",
+                "raw reserve k 4 8000",
+                "raw commit-behind-unread-replies",
+            ],
+            true,
+        ),
+        (
+            "abort sent, its reply unread",
+            &[
+                "raw connect",
+                "raw hello",
+                "raw reserve k 4 8000",
+                "raw abort-unread",
+            ],
+            false,
+        ),
+        (
+            "commit sent, then the socket closed",
+            &[
+                "raw connect",
+                "raw hello",
+                "raw reserve k 4 8000",
+                "raw commit-unread",
+                "raw close-socket",
+            ],
+            true,
+        ),
+        ("opened", &["open"], false),
+        ("reserved", &["open", "reserve k 4 8000"], false),
+        ("written", &["open", "reserve k 4 8000", "fill"], false),
+        (
+            "committed",
+            &["open", "reserve k 4 8000", "fill", "commit"],
+            true,
+        ),
+        (
+            "aborted",
+            &["open", "reserve k 4 8000", "fill", "abort"],
+            false,
+        ),
+        (
+            "committed and acquired",
+            &["open", "reserve k 4 8000", "fill", "commit-and-acquire"],
+            true,
+        ),
+        ("looked up", &["open", "lookup base 3"], false),
+        ("pinned", &["open", "acquire base 3"], false),
+        ("read", &["open", "acquire base 3", "verify"], false),
+        ("checked", &["open", "acquire base 3", "check"], false),
+        ("released", &["open", "acquire base 3", "release"], false),
+        (
+            "pinned and writing",
+            &["open", "acquire base 3", "reserve k 4 8000", "fill"],
+            false,
+        ),
+        (
+            "closed with a lease open",
+            &["open", "acquire base 3", "close"],
+            false,
+        ),
+    ];
+    for (step, orders, is_committed) in steps {
+        let mut worker = Worker::start(&daemon);
+        for order in orders {
+            worker.must(order);
+        }
+        worker.kill();
+        daemon.wait_for_sessions(0);
+        let count = if is_committed { 4 } else { 0 };
+        assert_clean(step, &daemon.audit(), count);
+        let session = daemon.session();
+        let space = keyspace(&session);
+        let stored = keys("k", 4);
+        let lease = session.acquire(space, &stored, &request(0)).unwrap();
+        assert_eq!(lease.prefix_count(), count, "{step}");
+        for (index, key) in stored.iter().enumerate().take(count) {
+            assert_reads(&lease, index, key);
+        }
+        lease.release().unwrap();
+        let lease = session
+            .acquire(space, &keys("base", BASE), &request(0))
+            .unwrap();
+        for (index, key) in keys("base", BASE).iter().enumerate() {
+            assert_reads(&lease, index, key);
+        }
+        drop(lease);
+        session.remove(space, &stored, None).unwrap();
+        drop(session);
+        daemon.audit_until("the next step can begin", |audit| audit.zombie_bytes == 0);
+    }
+    daemon.finish();
+}
+
+#[test]
+fn a_worker_killed_while_the_daemon_stands_still_has_its_queued_commit_carried_out() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    for order in ["raw connect", "raw hello", "raw reserve k 4 8000"] {
+        worker.must(order);
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    worker.must("raw commit-behind-unread-replies");
+    worker.kill();
+    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    daemon.wait_for_sessions(0);
+    assert_clean("commit queued", &daemon.audit(), 4);
+    daemon.finish();
+}
+
+#[test]
+fn workers_killed_at_random_moments_leave_nothing_behind() {
+    let daemon = pool();
+    let start = seed("workers_killed_at_random_moments_leave_nothing_behind");
+    let mut random = Random(start);
+    for _ in 0..40 {
+        let mut workers: Vec<Worker> = (0..3).map(|_| Worker::start(&daemon)).collect();
+        for worker in &mut workers {
+            worker.must("open");
+            worker.must(&format!("load-until-death {}", random.below(1 << 40)));
+        }
+        for worker in &mut workers {
+            std::thread::sleep(std::time::Duration::from_micros(random.below(6000)));
+            worker.kill();
+        }
+    }
+    daemon.wait_for_sessions(0);
+    let audit = daemon.audit_until("all is given back", |audit| audit.zombie_bytes == 0);
+    assert_eq!((audit.reserved_bytes, audit.pin_count), (0, 0), "{audit:?}");
+    assert_eq!(audit.object_bytes + audit.free_bytes, audit.capacity_bytes);
+    daemon.finish();
+}
+
+#[test]
+fn what_a_dead_worker_held_is_back_within_moments() {
+    let daemon = pool();
+    let session = daemon.session();
+    let mut took = Vec::new();
+    for _ in 0..20 {
+        let mut worker = Worker::start(&daemon);
+        for order in ["open", "acquire base 3", "reserve k 4 8000"] {
+            worker.must(order);
+        }
+        worker.kill();
+        let begin = std::time::Instant::now();
+        wait_until("it is back", || {
+            let figures = session.figures().unwrap();
+            figures.session_count == 1 && figures.reserved_bytes == 0
+        });
+        took.push(begin.elapsed());
+    }
+    took.sort();
+    eprintln!(
+        "reclaim after a death: median {:?}, worst {:?}",
+        took[10], took[19]
+    );
+    assert!(took[19] < std::time::Duration::from_secs(1), "{took:?}");
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
+fn a_closed_socket_alone_gives_nothing_back_the_end_of_the_process_does() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    for order in [
+        "raw connect",
+        "raw hello",
+        "raw reserve k 4 8000",
+        "raw close-socket",
+    ] {
+        worker.must(order);
+    }
+    let orphaned = || daemon.scrape().sample("hostkv_orphaned_bytes") as u64;
+    wait_until("the gauge shows it", || orphaned() == 4 * 8192);
+    daemon.wait_for_line("has no socket any more and its process lives");
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let items = reserve_items(&keys("k", 4), 100);
+    // Its keys stay its own, and its extents are nobody else's: the whole pool can be filled without meeting them.
+    let reservation = session.reserve(space, &items, &request(0)).unwrap();
+    assert_eq!(statuses_of(&reservation), [Status::Reserved; 4]);
+    for round in 0..70 {
+        store(&session, space, &keys(&format!("fill{round}"), 4), 1 << 18);
+    }
+    let audit = daemon.audit();
+    assert_eq!((audit.reserved_count, audit.reserved_bytes), (4, 4 * 8192));
+    assert_eq!(orphaned(), 4 * 8192);
+    worker.kill();
+    wait_until("the gauge goes", || orphaned() == 0);
+    assert_eq!(daemon.audit().reserved_count, 0);
+    drop(reservation);
+    let reservation = session.reserve(space, &items, &request(0)).unwrap();
+    assert_eq!(statuses_of(&reservation), [Status::Ok; 4]);
+    drop((reservation, session));
+    daemon.finish();
+}
+
+#[test]
+fn a_forked_child_gets_forked_and_harms_nothing_of_its_parent() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    worker.must("open");
+    assert_eq!(worker.must("acquire base 3"), "3");
+    assert_eq!(worker.must("reserve k 4 8000"), "OK,OK,OK,OK");
+    worker.must("fill");
+    assert_eq!(
+        worker.must("fork"),
+        "0",
+        "the number of the first call that went wrong"
+    );
+    // The parent goes on as if nothing had been.
+    assert_eq!(worker.must("verify"), "3");
+    worker.must("commit");
+    assert_eq!(worker.must("lookup k 4"), "4");
+    worker.must("release");
+    worker.must("close");
+    daemon.wait_for_sessions(0);
+    assert_clean("after a fork", &daemon.audit(), 4);
+    assert!(worker.end().success());
+    daemon.finish();
+}
+
+#[test]
+fn a_fork_in_the_middle_of_an_open_gives_the_child_no_access_to_a_segment() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    let answer = worker.must("fork-during-opens 150");
+    let (accessible, opened) = answer.split_once(' ').unwrap();
+    eprintln!("a_fork_in_the_middle_of_an_open: 150 forks during {opened} opens");
+    assert_eq!(accessible, "0");
+    assert!(opened.parse::<u64>().unwrap() > 0);
+    assert!(worker.end().success());
+    daemon.wait_for_sessions(0);
+    assert_clean("after forks", &daemon.audit(), 0);
+    daemon.finish();
+}
+
+#[test]
+fn after_exec_the_process_has_no_mapping_and_its_session_is_reclaimed() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    worker.must("open");
+    worker.must("acquire base 3");
+    worker.must("reserve k 4 8000");
+    assert!(worker.must("maps").contains("memfd:"));
+    assert!(worker.must("descriptors").contains("socket:"));
+    worker.must("exec");
+    // The program that follows answers in the same place.
+    assert_eq!(worker.must("maps"), "");
+    assert_eq!(worker.must("descriptors"), "");
+    daemon.wait_for_sessions(0);
+    assert_clean("after exec", &daemon.audit(), 0);
+    assert!(worker.end().success());
+    daemon.finish();
+}
+
+#[test]
+fn a_worker_that_is_stopped_keeps_what_it_holds_and_goes_on() {
+    let daemon = pool();
+    let mut worker = Worker::start(&daemon);
+    worker.must("open");
+    worker.must("acquire base 3");
+    let pid = nix::unistd::Pid::from_raw(worker.pid() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let session = daemon.session();
+    let space = keyspace(&session);
+    session.remove(space, &keys("base", BASE), None).unwrap();
+    for round in 0..70 {
+        store(&session, space, &keys(&format!("fill{round}"), 4), 1 << 18);
+    }
+    assert_eq!(daemon.audit().zombie_count, 3);
+    wait_until("the oldest pin ages", || {
+        daemon.scrape().sample("hostkv_oldest_pin_seconds") > 1.0
+    });
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(worker.must("verify"), "3");
+    worker.must("check");
+    worker.must("release");
+    daemon.audit_until("the bytes are given back", |audit| audit.zombie_bytes == 0);
+    worker.must("close");
+    drop(session);
+    daemon.finish();
+}

@@ -1,0 +1,43 @@
+//! End-to-end tests: the real daemon, the real client library, real processes. One module for each promise.
+//!
+//! Every test starts a daemon of its own and ends it with [`hostkv_tests::Daemon::finish`]: an audit that finds
+//! nothing, and a clean SIGTERM. `HOSTKV_TEST_SEED` repeats a random test.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, with the place and the error"
+)]
+
+mod access;
+mod client_crash;
+mod daemon_crash;
+mod eviction;
+mod keyspaces;
+mod lifecycle;
+mod logging;
+mod metrics;
+mod quota;
+mod read_path;
+mod reload;
+mod startup_errors;
+mod system_calls;
+mod timeout;
+mod versions;
+mod write_path;
+
+use hostkv::Status;
+
+/// The status of a call that must have failed.
+fn refusal<T>(outcome: hostkv::Result<T>) -> hostkv::Error {
+    match outcome {
+        Ok(_) => panic!("the call is carried out where it must be refused"),
+        Err(error) => error,
+    }
+}
+
+/// Panics unless the call was refused with this status.
+fn assert_refused<T>(outcome: hostkv::Result<T>, status: Status) -> String {
+    let error = refusal(outcome);
+    assert_eq!(error.status, status, "{}", error.message);
+    error.message
+}

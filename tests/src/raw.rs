@@ -1,0 +1,314 @@
+//! A client that speaks the protocol by hand, to be stopped, killed, or wrong at any step.
+//!
+//! ```text
+//!   connect ── challenge ──> send_hello ── opened ──> send / receive, in any order, or not at all
+//! ```
+//!
+//! It maps its lease segment and its payload as a real client does: by the lease the daemon sees that the process still
+//! uses what it holds.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use hostkv::{ChunkKey, KeyspaceId, Status};
+use hostkv_shm_protocol::id::OpId;
+use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::version::{ABI_HASH, PACKAGE_VERSION, PROTOCOL_VERSION};
+use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
+use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
+use hostkv_shm_protocol::wire::hello::{
+    Challenge, HELLO_DESCRIPTORS, Hello, HelloPrefix, HelloReply, NONCE_BYTES,
+};
+use hostkv_shm_protocol::wire::reply::{Reply, ReservedItem};
+use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request, Reserve, ReserveItem, Resolve};
+use memmap2::{MmapOptions, MmapRaw};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg,
+    send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+/// A refusal as the daemon words it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its status.
+    pub status: Status,
+    /// Its sentence.
+    pub text: String,
+}
+
+/// What HELLO gave.
+struct Opened {
+    reply: HelloReply,
+    payload: MmapRaw,
+    payload_fd: OwnedFd,
+    /// Only there to be seen in this process's maps.
+    _lease: MmapRaw,
+}
+
+/// The client.
+pub struct RawClient {
+    socket: Option<OwnedFd>,
+    last_request: u64,
+    opened: Option<Opened>,
+}
+
+impl RawClient {
+    /// Connects and does nothing else.
+    pub fn connect(path: impl AsRef<Path>) -> io::Result<RawClient> {
+        let client = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        setsockopt(
+            &client,
+            sockopt::ReceiveTimeout,
+            &TimeVal::new(crate::PATIENCE.as_secs() as i64, 0),
+        )?;
+        connect(client.as_raw_fd(), &UnixAddr::new(path.as_ref())?)?;
+        Ok(RawClient {
+            socket: Some(client),
+            last_request: 0,
+            opened: None,
+        })
+    }
+
+    fn socket(&self) -> &OwnedFd {
+        self.socket.as_ref().expect("the socket is not closed yet")
+    }
+
+    /// The next frame, or why there is none; an empty one is the end of the connection.
+    fn frame(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; MAX_FRAME_BYTES];
+        let mut control = nix::cmsg_space!([RawFd; HELLO_DESCRIPTORS]);
+        let mut parts = [io::IoSliceMut::new(&mut bytes)];
+        let got = recvmsg::<()>(
+            self.socket().as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        let mut descriptors = Vec::new();
+        for message in got.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = message {
+                // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
+                descriptors.extend(
+                    fds.into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
+            }
+        }
+        let len = got.bytes;
+        bytes.truncate(len);
+        Ok((bytes, descriptors))
+    }
+
+    /// Reads the challenge.
+    pub fn challenge(&mut self) -> Result<[u8; NONCE_BYTES], Refused> {
+        let (frame, _) = self.frame().unwrap();
+        let (header, body) = FrameHeader::decode(&frame).unwrap();
+        match header.message {
+            MessageType::Challenge => Ok(Challenge::decode(body).unwrap().nonce),
+            _ => Err(refusal(&header, body)),
+        }
+    }
+
+    /// A HELLO of this build.
+    pub fn hello(nonce: [u8; NONCE_BYTES]) -> Hello {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        Hello {
+            prefix: HelloPrefix {
+                nonce,
+                protocol_version: PROTOCOL_VERSION,
+                abi_hash: ABI_HASH,
+            },
+            flags: 0,
+            pin_slot_count: 0,
+            mono_ns: now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64,
+            client_version: PACKAGE_VERSION.to_owned(),
+            client_name: "raw".to_owned(),
+        }
+    }
+
+    /// Sends a HELLO and does not wait.
+    pub fn send_hello(&mut self, hello: &Hello) {
+        self.last_request += 1;
+        let frame = hello.encode(self.last_request);
+        self.send_bytes(&frame).unwrap();
+    }
+
+    /// Reads the answer to HELLO and maps what came with it.
+    pub fn opened(&mut self) -> Result<HelloReply, Refused> {
+        let (frame, descriptors) = self.frame().unwrap();
+        let (header, body) = FrameHeader::decode(&frame).unwrap();
+        if header.message != MessageType::Hello {
+            return Err(refusal(&header, body));
+        }
+        let reply = HelloReply::decode(body).unwrap();
+        let [_control, lease, payload_fd, _daemon]: [OwnedFd; HELLO_DESCRIPTORS] = descriptors
+            .try_into()
+            .expect("four descriptors come with HELLO");
+        let lease_len = nix::sys::stat::fstat(&lease).unwrap().st_size as usize;
+        let mut whole = MmapOptions::new();
+        whole.len(reply.capacity_bytes as usize);
+        let payload = whole
+            .map_raw(&payload_fd)
+            .or_else(|_| whole.map_raw_read_only(&payload_fd))
+            .unwrap();
+        self.opened = Some(Opened {
+            payload,
+            payload_fd,
+            _lease: MmapOptions::new().len(lease_len).map_raw(&lease).unwrap(),
+            reply: reply.clone(),
+        });
+        Ok(reply)
+    }
+
+    /// Challenge, HELLO and its answer.
+    pub fn open(&mut self) -> Result<HelloReply, Refused> {
+        let nonce = self.challenge()?;
+        self.send_hello(&RawClient::hello(nonce));
+        self.opened()
+    }
+
+    /// The payload's descriptor.
+    pub fn payload_fd(&self) -> impl AsFd + '_ {
+        &self.open_session().payload_fd
+    }
+
+    fn open_session(&self) -> &Opened {
+        self.opened.as_ref().expect("HELLO was accepted")
+    }
+
+    /// Sends bytes as one packet.
+    pub fn send_bytes(&self, frame: &[u8]) -> nix::Result<()> {
+        send(self.socket().as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL).map(|_| ())
+    }
+
+    /// Sends a request and does not wait.
+    pub fn send(&mut self, request: &Request) {
+        self.last_request += 1;
+        self.send_bytes(&request.encode(self.last_request, true))
+            .unwrap();
+    }
+
+    /// Waits for the next reply.
+    pub fn receive(&mut self) -> Reply {
+        let (frame, _) = self.frame().unwrap();
+        let (header, body) = FrameHeader::decode(&frame).unwrap();
+        Reply::decode(&header, body).unwrap()
+    }
+
+    /// Whether the daemon has ended the connection, after whatever it still had to say.
+    pub fn is_disconnected(&mut self) -> bool {
+        loop {
+            match self.frame() {
+                Ok((frame, _)) if frame.is_empty() => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// Sends a request and waits for its reply.
+    pub fn ask(&mut self, request: &Request) -> Reply {
+        self.send(request);
+        self.receive()
+    }
+
+    /// Opens the keyspace that [`crate::keyspace`] opens.
+    pub fn keyspace(&mut self) -> KeyspaceId {
+        let config = crate::keyspace_config("test-model");
+        let reply = self.ask(&Request::Resolve(Resolve {
+            flags: 0,
+            tokens_per_key: config.tokens_per_key,
+            layout_fingerprint: config.layout_fingerprint,
+            model_name: config.model_name,
+            cache_salt: config.cache_salt,
+        }));
+        match reply {
+            Reply::Resolved { keyspace, .. } => keyspace,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A reserve of `len_bytes` for each key.
+    pub fn reserve(op: u64, keyspace: KeyspaceId, keys: &[ChunkKey], len_bytes: u32) -> Request {
+        let items = keys
+            .iter()
+            .map(|key| ReserveItem {
+                key: Key::new(
+                    &key.chunk_hash,
+                    key.chunk_hash_len,
+                    key.kv_rank,
+                    key.object_group_id,
+                    keyspace,
+                )
+                .unwrap(),
+                len_bytes,
+            })
+            .collect();
+        Request::Reserve(Reserve {
+            op_id: OpId(op),
+            request_id: String::new(),
+            device: String::new(),
+            items,
+        })
+    }
+
+    /// The granted items of a reserve's reply, as a commit or an abort names them.
+    pub fn held(op: u64, reply: &Reply) -> (Held, Vec<ReservedItem>) {
+        let Reply::Reserved(items) = reply else {
+            panic!("{reply:?}");
+        };
+        let granted: Vec<ReservedItem> = items
+            .iter()
+            .filter(|item| item.status == Status::Ok)
+            .copied()
+            .collect();
+        let items = granted
+            .iter()
+            .map(|item| HeldItem {
+                entry: item.entry,
+                generation: item.generation,
+            })
+            .collect();
+        (
+            Held {
+                op_id: OpId(op),
+                items,
+            },
+            granted,
+        )
+    }
+
+    /// Writes the bytes of a key into its extent.
+    pub fn fill(&self, key: &ChunkKey, item: &ReservedItem, len_bytes: u64) {
+        let opened = self.open_session();
+        let offset = u64::from(item.offset_units) * opened.reply.align_bytes;
+        assert!(offset + len_bytes <= opened.reply.capacity_bytes);
+        // SAFETY: the range is inside the mapping, and the daemon has granted it to this client alone.
+        unsafe {
+            crate::fill(
+                key,
+                opened.payload.as_mut_ptr().add(offset as usize),
+                len_bytes,
+            )
+        };
+    }
+
+    /// Closes the socket and keeps all else.
+    pub fn close_socket(&mut self) {
+        self.socket = None;
+    }
+}
+
+fn refusal(header: &FrameHeader, body: hostkv_shm_protocol::wire::codec::Cursor<'_>) -> Refused {
+    match Reply::decode(header, body).unwrap() {
+        Reply::Error { status, text } => Refused { status, text },
+        other => panic!("{other:?}"),
+    }
+}
