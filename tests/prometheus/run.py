@@ -43,7 +43,7 @@ SCRAPE_SECONDS = 5
 LOAD_SECONDS = 22
 COLON = "lmcache_mp:"
 # What Grafana would put in: four scrape intervals, and a time shown that is about that of the load.
-VARIABLES = {"$instance": ".+", "$__rate_interval": "20s", "$__range": "30s", "$watermark": "0.8"}
+VARIABLES = {"$instance": ".+", "$__rate_interval": "20s", "$__range": "30s"}
 
 
 class Tally:

@@ -267,6 +267,8 @@ families! {
             "Committed objects in L1.";
         Gauge Ratio "hostkv_l1_usage_ratio" l1_usage_ratio: f64,
             "Share of the payload in use, the figure that the eviction watermark is compared with.";
+        Gauge Ratio "hostkv_eviction_watermark_ratio" eviction_watermark_ratio: f64,
+            "Share of the payload, or of the index, in use at which eviction starts.";
         Gauge Things "hostkv_index_entries" index_entries: u64,
             "Entries that the index has room for.";
         Gauge Things "hostkv_index_entries_used" index_entries_used: u64,

@@ -97,6 +97,7 @@ fn every_figure_shows_under_its_own_name() {
         orphaned_bytes: 117,
         l1_objects: 118,
         l1_usage_ratio: 0.25,
+        eviction_watermark_ratio: 0.75,
         index_entries: 119,
         index_entries_used: 120,
         huge_page_bytes: 121,
@@ -179,6 +180,7 @@ const EXPECTED: &str = "
     hostkv_orphaned_bytes 117
     hostkv_l1_objects 118
     hostkv_l1_usage_ratio 0.25
+    hostkv_eviction_watermark_ratio 0.75
     hostkv_index_entries 119
     hostkv_index_entries_used 120
     hostkv_huge_page_bytes 121

@@ -142,6 +142,7 @@ pub fn snapshot(shared: &mut Shared) -> Snapshot {
         orphaned_objects: gauges.orphaned_objects,
         l1_objects: gauges.objects,
         l1_usage_ratio: gauges.used_bytes as f64 / gauges.capacity_bytes.max(1) as f64,
+        eviction_watermark_ratio: gauges.watermark_ratio,
         index_entries: gauges.index_entries,
         index_entries_used: gauges.index_entries_used,
         huge_page_bytes: facts.huge_page_bytes,

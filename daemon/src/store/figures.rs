@@ -8,7 +8,7 @@ use hostkv_shm_protocol::sync::Ordering;
 use hostkv_shm_protocol::wire::reply::Figures;
 
 /// A consistent copy of what the gauges show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Gauges {
     /// Length of the payload in bytes.
     pub capacity_bytes: u64,
@@ -38,6 +38,8 @@ pub struct Gauges {
     pub sessions: u64,
     /// Keyspaces.
     pub keyspaces: u64,
+    /// Share of the payload, or of the index, in use at which eviction starts.
+    pub watermark_ratio: f64,
 }
 
 impl Store {
@@ -90,6 +92,7 @@ impl Store {
             largest_free_extent_bytes: self.units_to_bytes(self.allocator.largest_free_units()),
             sessions: self.session_slots.len() as u64,
             keyspaces: self.names.count() as u64,
+            watermark_ratio: self.watermark.trigger,
         }
     }
 
