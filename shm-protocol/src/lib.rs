@@ -15,7 +15,7 @@
 //!   +-----------------------------+              +------------------------------------+
 //! ```
 //!
-//! Module order, each using only those above it: [`sync`], [`view`], [`layout`], [`version`], [`status`],
+//! Module order, each using only those above it: [`sync`], [`view`], [`mod@layout`], [`version`], [`status`],
 //! [`id`], [`extent`], [`key`], [`control`], [`lease`], [`wire`].
 //!
 //! Everything is little-endian; x86-64 and aarch64 are supported.

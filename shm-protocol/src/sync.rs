@@ -11,10 +11,12 @@ mod imp {
 }
 
 #[cfg(loom)]
+pub mod model;
+
+#[cfg(loom)]
 mod imp {
-    pub use loom::sync::atomic::{
-        AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-    };
+    pub use super::model::{AtomicU32, AtomicU64, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 }
 
 pub use imp::*;

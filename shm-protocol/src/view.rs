@@ -4,7 +4,7 @@
 //! because another process may write there at any time. Offsets that come out of shared memory are data: they
 //! go through [`View::words`] and [`Words::get`], which check them.
 //!
-//! Under `--cfg loom` a view stands on [`loom_words::LoomWords`] instead of mapped bytes, so that the models
+//! Under `--cfg loom` a view stands on `loom_words::LoomWords` instead of mapped bytes, so that the models
 //! run the protocol's own code.
 
 use crate::sync::{AtomicU32, AtomicU64};

@@ -103,6 +103,9 @@ impl IndexReader {
     /// the key was there.
     #[inline]
     pub fn is_current(&self, found: &Found) -> bool {
+        // Acquire: without a pin no other fence keeps the loads of the fields (R2) before this load of the
+        // sequence number; pairs with the release fence D5. After R4 it adds nothing.
+        fence(Ordering::Acquire);
         let is_current = self.seq(found.entry) == found.seq;
         // Acquire: the payload reads that follow come after the load; pairs with the release fence D5.
         fence(Ordering::Acquire);
