@@ -21,11 +21,12 @@ mod listener;
 mod liveness;
 mod peer;
 mod session;
+mod shared;
 mod snapshots;
 mod socket_file;
 
 pub use peer::{AccessRules, pidfd_open};
-pub use session::Handout;
+pub use shared::Handout;
 pub use snapshots::{Asker, Questions, questions};
 pub use socket_file::{LockedPlace, SocketPlace};
 
@@ -55,7 +56,8 @@ use crate::{logging, systemd};
 use alive::AliveMark;
 use connection::{Connection, FrameBuffer};
 use listener::{Accepted, HalfOpen, Listener};
-use session::{Client, Shared, Step};
+use session::{Client, Step};
+use shared::Shared;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);

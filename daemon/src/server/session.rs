@@ -30,85 +30,12 @@ use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
 use super::liveness::{self, LeaseFile, Maps};
 use super::monotonic_ns;
-use super::peer::{AccessRules, Peer};
-use crate::config::LimitsConfig;
-use crate::histogram::Histogram;
-use crate::metrics::{RequestDurations, TimedRequest};
-use crate::request::hello::{self, PoolFacts};
+use super::peer::Peer;
+use super::shared::Shared;
+use crate::metrics::TimedRequest;
+use crate::request::hello;
 use crate::request::{self, Answer, Applicant, Caller};
-use crate::store::events::{Note, NoteOp};
-use crate::store::{Nanos, Refusal, SessionEnd, Store, Ticket};
-use crate::telemetry::{Event, EventType, PairId, Telemetry, Value};
-
-/// What all clients share. The loop's thread owns it.
-pub struct Shared {
-    /// The cache.
-    pub store: Store,
-    /// What sessions are told of the pool.
-    pub facts: PoolFacts,
-    /// What new sessions may have.
-    pub limits: LimitsConfig,
-    /// Who may open one.
-    pub access: AccessRules,
-    /// What every session gets.
-    pub handout: Handout,
-    /// Where frames are received.
-    pub buffer: FrameBuffer,
-    /// Where events go; none while telemetry is off.
-    pub telemetry: Option<Telemetry>,
-    /// Frames refused because their form was wrong.
-    pub rejected_frames: u64,
-    /// How long requests took.
-    pub request_durations: RequestDurations,
-    /// From the end of a session's socket to the end of its process.
-    pub owner_death: Histogram,
-    /// Which client a session is.
-    pub clients: HashMap<SessionId, u64>,
-}
-
-impl Shared {
-    /// Gives the store's events to the telemetry queue, which never waits.
-    pub fn hand_events_over(&mut self) {
-        let Some(telemetry) = &mut self.telemetry else {
-            return;
-        };
-        for note in self.store.take_events() {
-            telemetry.push(PairId(note.pair), event_of(note));
-        }
-    }
-
-    /// Counts a request that is answered now.
-    fn observe(&mut self, request: TimedRequest, since: Nanos) {
-        let duration_ns = monotonic_ns().saturating_sub(since);
-        self.request_durations.observe(request, duration_ns);
-    }
-}
-
-/// A note of the store in the form that processors get.
-fn event_of(note: Note) -> Event {
-    let (name, counted) = match note.op {
-        NoteOp::Lookup => ("lookup", "found_count"),
-        NoteOp::Retrieve => ("retrieve", "retrieved_count"),
-        NoteOp::Store => ("store", "stored_count"),
-    };
-    let mut metadata = Vec::new();
-    if let Some(count) = note.count {
-        metadata.push((counted, Value::Int(i64::from(count))));
-    }
-    if note.op != NoteOp::Lookup {
-        metadata.push(("device", Value::Str(note.device)));
-    }
-    Event {
-        name,
-        event_type: match note.count {
-            None => EventType::Start,
-            Some(_) => EventType::End,
-        },
-        session_id: note.session_id,
-        timestamp_s: note.mono_ns as f64 / 1e9,
-        metadata,
-    }
-}
+use crate::store::{Nanos, Refusal, SessionEnd, Ticket};
 
 /// What a request is in the durations; BYE is not in them.
 fn timed(request: &Request) -> Option<TimedRequest> {
@@ -124,19 +51,6 @@ fn timed(request: &Request) -> Option<TimedRequest> {
         Request::Ping => TimedRequest::Ping,
         Request::Bye => return None,
     })
-}
-
-/// The descriptors that sessions get copies of.
-#[derive(Debug)]
-pub struct Handout {
-    /// The control segment, read-only.
-    pub control: Rc<OwnedFd>,
-    /// The payload for writers.
-    pub payload_writable: Rc<OwnedFd>,
-    /// The payload for read-only sessions.
-    pub payload_read_only: Rc<OwnedFd>,
-    /// The daemon's own pidfd.
-    pub daemon: Rc<OwnedFd>,
 }
 
 /// What the loop has to know after a client was called.

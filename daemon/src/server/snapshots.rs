@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
 
-use super::session::Shared;
+use super::shared::Shared;
 use crate::logging;
 use crate::metrics::{Snapshot, SnapshotSource, WriteFailures};
 use crate::telemetry::Telemetry;

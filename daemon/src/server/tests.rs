@@ -1,6 +1,6 @@
 //! The loop's bookkeeping of its clients, turn by turn, with this process as the client.
 
-use super::session::Handout;
+use super::shared::Handout;
 use super::*;
 use crate::config::{Host, Invocation};
 use crate::request::tests::{hello, pool};

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::config::AccessConfig;
-use crate::histogram::DEATH_BOUNDS_NS;
+use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
+use crate::metrics::RequestDurations;
 use crate::request::tests::{applicant, hello, limits, pool};
 use crate::server::monotonic_ns;
-use crate::server::peer::{Credentials, pidfd_open};
+use crate::server::peer::{AccessRules, Credentials, pidfd_open};
+use crate::server::shared::Handout;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::version::ABI_HASH;
