@@ -59,8 +59,8 @@ pub enum ConnectionError {
         text: String,
     },
     /// A socket's path has a limit.
-    #[error("the socket path {} has {} bytes; at most 107 are allowed; choose a shorter one", path.display(), path.as_os_str().len())]
-    PathTooLong {
+    #[error("the socket path \"{}\" has {} bytes; allowed are 1 to 107; choose another one", path.display(), path.as_os_str().len())]
+    PathLength {
         /// The path.
         path: PathBuf,
     },

@@ -53,7 +53,7 @@ impl From<ConnectionError> for Error {
             | ConnectionError::Protocol(_)
             | ConnectionError::TooManyLate => Status::Disconnected,
             ConnectionError::Denied { .. } => Status::Permission,
-            ConnectionError::PathTooLong { .. } => Status::InvalidArgument,
+            ConnectionError::PathLength { .. } => Status::InvalidArgument,
             ConnectionError::Timeout { .. } => Status::Timeout,
             ConnectionError::Refused { status, .. } => *status,
             ConnectionError::System { .. } => Status::System,

@@ -53,6 +53,12 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
     },
+    /// Something else is where the socket is to be.
+    #[error("what is at {path:?} is no socket; remove it or give another --socket")]
+    NoSocketAtPath {
+        /// The path.
+        path: PathBuf,
+    },
     /// A system call failed that has no sentence of its own.
     #[error("{what} failed: {source}; {remedy}")]
     System {
@@ -100,7 +106,8 @@ mod tests {
                 pid: 7,
                 path: path.clone(),
             },
-            StartError::SocketFolderMissing { path },
+            StartError::SocketFolderMissing { path: path.clone() },
+            StartError::NoSocketAtPath { path },
             BindError::PortTaken("127.0.0.1:9090".parse().unwrap()).into(),
             StartError::System {
                 what: "binding the socket".into(),
@@ -115,6 +122,7 @@ mod tests {
         let remedies = [
             "--socket",
             "update",
+            "--socket",
             "--socket",
             "--socket",
             "--prometheus-port",

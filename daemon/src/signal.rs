@@ -6,6 +6,9 @@
 //! ```text
 //!   SIGTERM, SIGINT --> Stop       SIGHUP --> Reload
 //! ```
+//!
+//! SIGXFSZ is blocked and never read: a write beyond the limit of file sizes then is an error of its call, and does not
+//! end the process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,7 +38,9 @@ impl Signals {
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             mask.add(signal);
         }
-        mask.thread_block()?;
+        let mut blocked = mask;
+        blocked.add(Signal::SIGXFSZ);
+        blocked.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Signals {
             descriptor: SignalFd::with_flags(&mask, flags)?,

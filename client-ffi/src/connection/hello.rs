@@ -172,9 +172,13 @@ fn welcome(
 }
 
 fn connect_to(path: &Path, deadline: &Deadline) -> Result<OwnedFd, ConnectionError> {
-    let address = UnixAddr::new(path).map_err(|_| ConnectionError::PathTooLong {
-        path: path.to_owned(),
-    })?;
+    // An empty address would mean no socket at all to the kernel.
+    let address = UnixAddr::new(path)
+        .ok()
+        .filter(|_| !path.as_os_str().is_empty())
+        .ok_or_else(|| ConnectionError::PathLength {
+            path: path.to_owned(),
+        })?;
     let socket = socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -394,6 +398,19 @@ mod tests {
         let error = bare.unwrap_err();
         assert!(error.to_string().contains("0 descriptors"), "{error}");
         assert_eq!(heard, both);
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused_with_its_length() {
+        for path in ["", &format!("/{}", "s".repeat(107))] {
+            let error = connect_to(Path::new(path), &Deadline::after_ms(1000)).unwrap_err();
+            assert!(
+                matches!(error, ConnectionError::PathLength { .. }),
+                "{error}"
+            );
+            let length = format!("has {} bytes; allowed are 1 to 107", path.len());
+            assert!(error.to_string().contains(&length), "{error}");
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Default for Limits {
             snapshot_within: Duration::from_secs(2),
             write_within: Duration::from_secs(5),
             watch_every: Duration::from_secs(30),
-            accept_pause: Duration::from_millis(50),
+            accept_pause: Duration::from_millis(20),
             rebuild_pause: Duration::from_secs(1),
             stop_within: Duration::from_secs(1),
         }

@@ -8,7 +8,7 @@
 //!   listening --EMFILE, ENFILE, ENOBUFS, ENOMEM--> paused --200 ms--> listening
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -26,7 +26,7 @@ const PAUSE_NS: Nanos = 200_000_000;
 const DESCRIPTORS_IN_RESERVE: u64 = 16;
 /// How long a connection may take to say HELLO.
 const HELLO_WITHIN_NS: Nanos = 1_000_000_000;
-/// Most connections that have not said HELLO; one more displaces the oldest.
+/// Most connections that have not said HELLO; one more displaces the oldest of the process that has most of them.
 const HALF_OPEN_AT_MOST: usize = 64;
 
 /// What one accept gave.
@@ -107,32 +107,48 @@ fn check_against(descriptor: RawFd, limit: u64) -> Result<(), Refusal> {
 /// Connections that have not said HELLO, oldest first.
 #[derive(Debug, Default)]
 pub struct HalfOpen {
-    waiting: VecDeque<(u64, Nanos)>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    client: u64,
+    pid: i32,
+    deadline: Nanos,
 }
 
 impl HalfOpen {
-    /// Adds a connection; gives the one that it displaces.
-    pub fn add(&mut self, client: u64, now: Nanos) -> Option<u64> {
-        self.waiting.push_back((client, now + HELLO_WITHIN_NS));
-        if self.waiting.len() > HALF_OPEN_AT_MOST {
-            return self.waiting.pop_front().map(|(oldest, _)| oldest);
+    /// Adds a connection of a process; gives the one that it displaces. A process that floods displaces its own, so that
+    /// another one's HELLO, which may be on its way, is still heard.
+    pub fn add(&mut self, client: u64, pid: i32, now: Nanos) -> Option<u64> {
+        self.waiting.push_back(Waiting {
+            client,
+            pid,
+            deadline: now + HELLO_WITHIN_NS,
+        });
+        if self.waiting.len() <= HALF_OPEN_AT_MOST {
+            return None;
         }
-        None
+        let mut counts: HashMap<i32, usize> = HashMap::new();
+        for waiting in &self.waiting {
+            *counts.entry(waiting.pid).or_default() += 1;
+        }
+        let most = counts.values().max().copied()?;
+        let displaced = self.waiting.iter().position(|w| counts[&w.pid] == most)?;
+        self.waiting.remove(displaced).map(|w| w.client)
     }
 
     /// Forgets a connection: it has said HELLO, or is gone.
     pub fn remove(&mut self, client: u64) {
-        self.waiting.retain(|(waiting, _)| *waiting != client);
+        self.waiting.retain(|waiting| waiting.client != client);
     }
 
     /// Takes out a connection whose time is over.
     pub fn pop_late(&mut self, now: Nanos) -> Option<u64> {
-        let (client, deadline) = *self.waiting.front()?;
-        if deadline > now {
+        if self.waiting.front()?.deadline > now {
             return None;
         }
-        self.waiting.pop_front();
-        Some(client)
+        self.waiting.pop_front().map(|late| late.client)
     }
 }
 
@@ -186,12 +202,24 @@ mod tests {
     fn half_open_connections_are_few_and_short_lived() {
         let mut half_open = HalfOpen::default();
         for client in 0..HALF_OPEN_AT_MOST as u64 {
-            assert_eq!(half_open.add(client, client), None);
+            assert_eq!(half_open.add(client, 7, client), None);
         }
-        assert_eq!(half_open.add(64, 64), Some(0));
+        assert_eq!(half_open.add(64, 7, 64), Some(0));
         half_open.remove(1);
         assert_eq!(half_open.pop_late(HELLO_WITHIN_NS + 1), None);
         assert_eq!(half_open.pop_late(HELLO_WITHIN_NS + 2), Some(2));
         assert_eq!(half_open.pop_late(HELLO_WITHIN_NS + 2), None);
+    }
+
+    #[test]
+    fn a_flood_displaces_its_own_connections_and_nobody_elses() {
+        let mut half_open = HalfOpen::default();
+        assert_eq!(half_open.add(0, 7, 0), None);
+        let displaced: Vec<u64> = (1..=1000)
+            .filter_map(|client| half_open.add(client, 8 + client as i32 % 4, client))
+            .collect();
+        assert_eq!(displaced.len(), 1001 - HALF_OPEN_AT_MOST);
+        assert!(!displaced.contains(&0), "the one of the quiet process");
+        assert_eq!(half_open.pop_late(HELLO_WITHIN_NS), Some(0));
     }
 }

@@ -1,6 +1,6 @@
 //! The end of a client: what is still to be read when its process has ended, and how an end without one is seen.
 //!
-//! The loop's thread runs this at a pidfd's event, at a hang-up, and once a second for orphans.
+//! The loop's thread runs this at a pidfd's event, at a hang-up, and once a second or less often for orphans.
 //!
 //! ```text
 //!   Serving --hang-up, EOF, disconnect--> Orphaned --pidfd, or its maps no longer show the lease--> ended
@@ -11,6 +11,7 @@
 //! driver may still do so while the process dies. Frames that were queued before the death come first: a COMMIT among
 //! them counts. exec leaves the process and its pidfd alive, but unmaps the lease.
 
+use std::collections::HashSet;
 use std::fs;
 
 use hostkv_shm_protocol::wire::header::FrameHeader;
@@ -52,9 +53,9 @@ pub fn final_drain(
 }
 
 /// Which file a lease segment is, as `/proc/PID/maps` names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseFile {
-    /// Device, as `major:minor` in hexadecimal.
+    /// Major and minor number of its device; hexadecimal in the maps.
     device: (u32, u32),
     inode: u64,
 }
@@ -81,27 +82,49 @@ pub enum Maps {
     Unknown,
 }
 
-/// Looks for the lease segment in the maps of a process. The caller makes sure afterwards that the process still is
-/// the one it means.
-pub fn lease_in_maps(pid: i32, lease: LeaseFile) -> Maps {
-    match fs::read_to_string(format!("/proc/{pid}/maps")) {
-        Ok(maps) => find(&maps, lease),
-        Err(_) => Maps::Unknown,
+/// The files that a process has mapped, read once for all its orphans: a process may have tens of thousands of maps and
+/// hundreds of orphans, and the loop serves nobody while it reads.
+#[derive(Debug)]
+pub struct ProcessMaps {
+    /// None when the maps can't be read or the process has none.
+    files: Option<HashSet<LeaseFile>>,
+}
+
+impl ProcessMaps {
+    /// Reads them. The caller makes sure afterwards that the process still is the one it means.
+    pub fn of(pid: i32) -> ProcessMaps {
+        match fs::read_to_string(format!("/proc/{pid}/maps")) {
+            Ok(maps) => ProcessMaps::parse(&maps),
+            Err(_) => ProcessMaps { files: None },
+        }
+    }
+
+    fn parse(maps: &str) -> ProcessMaps {
+        // A dying process gives up its memory before its devices and its pidfd: no maps are no proof.
+        let files = (!maps.is_empty()).then(|| maps.lines().filter_map(mapped_file).collect());
+        ProcessMaps { files }
+    }
+
+    /// What they say of a lease segment.
+    pub fn look_for(&self, lease: LeaseFile) -> Maps {
+        match &self.files {
+            None => Maps::Unknown,
+            Some(files) if files.contains(&lease) => Maps::Shown,
+            Some(_) => Maps::Gone,
+        }
     }
 }
 
-fn find(maps: &str, lease: LeaseFile) -> Maps {
-    // A dying process gives up its memory before its devices and its pidfd: no maps are no proof.
-    if maps.is_empty() {
-        return Maps::Unknown;
-    }
-    let device = format!("{:02x}:{:02x}", lease.device.0, lease.device.1);
-    let inode = lease.inode.to_string();
-    let is_shown = maps.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(3);
-        fields.next() == Some(device.as_str()) && fields.next() == Some(inode.as_str())
-    });
-    if is_shown { Maps::Shown } else { Maps::Gone }
+/// The file that a line of `/proc/PID/maps` names; none for memory without a file.
+fn mapped_file(line: &str) -> Option<LeaseFile> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
+    let hexadecimal = |number| u32::from_str_radix(number, 16).ok();
+    Some(LeaseFile {
+        device: (hexadecimal(major)?, hexadecimal(minor)?),
+        inode,
+    })
 }
 
 #[cfg(test)]
@@ -192,12 +215,12 @@ mod tests {
         nix::unistd::ftruncate(&file, 4096).unwrap();
         let lease = LeaseFile::of(&file).unwrap();
         let pid = std::process::id() as i32;
-        assert_eq!(lease_in_maps(pid, lease), Maps::Gone);
+        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Gone);
         // SAFETY: the memfd is the test's own and nothing shrinks it.
         let map = unsafe { memmap2::MmapOptions::new().len(4096).map(&file) }.unwrap();
-        assert_eq!(lease_in_maps(pid, lease), Maps::Shown);
+        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Shown);
         drop(map);
-        assert_eq!(lease_in_maps(pid, lease), Maps::Gone);
+        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Gone);
     }
 
     #[test]
@@ -206,11 +229,17 @@ mod tests {
             device: (0, 1),
             inode: 9,
         };
-        assert_eq!(find("", lease), Maps::Unknown);
-        assert_eq!(lease_in_maps(-1, lease), Maps::Unknown);
+        assert_eq!(ProcessMaps::parse("").look_for(lease), Maps::Unknown);
+        assert_eq!(ProcessMaps::of(-1).look_for(lease), Maps::Unknown);
         let line = "7f00-7f10 rw-s 00000000 00:01 9    /memfd:hostkv-lease (deleted)\n";
-        assert_eq!(find(line, lease), Maps::Shown);
-        assert_eq!(find(&line.replace(" 9 ", " 91 "), lease), Maps::Gone);
-        assert_eq!(find(&line.replace("00:01", "00:02"), lease), Maps::Gone);
+        assert_eq!(ProcessMaps::parse(line).look_for(lease), Maps::Shown);
+        assert_eq!(
+            ProcessMaps::parse(&line.replace(" 9 ", " 91 ")).look_for(lease),
+            Maps::Gone
+        );
+        assert_eq!(
+            ProcessMaps::parse(&line.replace("00:01", "00:02")).look_for(lease),
+            Maps::Gone
+        );
     }
 }

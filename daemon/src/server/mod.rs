@@ -7,7 +7,7 @@
 //!   epoll --> listener ----> accept, who is it? ----> Client (AwaitHello)      listener.rs, peer.rs
 //!         --> socket ------> frames, at most 16 a turn --> request/ --> store  session.rs, connection.rs
 //!         --> pidfd -------> last frames, then the session's account is closed liveness.rs
-//!         --> timer -------> every 100 ms: store.tick, late HELLOs; every second: orphans
+//!         --> timer -------> every 100 ms: store.tick, late HELLOs; at most every second: orphans
 //!         --> eventfd -----> a scrape wants a snapshot                         snapshots.rs
 //!         --> signals -----> stop, reload                                      ../signal.rs
 //!   then, while the store has work: one slice of it, and the replies of requests that it finished
@@ -56,6 +56,7 @@ use crate::{logging, systemd};
 use alive::AliveMark;
 use connection::{Connection, FrameBuffer};
 use listener::{Accepted, HalfOpen, Listener};
+use liveness::ProcessMaps;
 use session::{Client, Step};
 use shared::Shared;
 
@@ -66,6 +67,10 @@ const SECOND_NS: Nanos = 1_000_000_000;
 const ACCEPTS_PER_TURN: usize = 16;
 /// Most packets of one client in one turn, so that one does not hold the others up.
 const FRAMES_PER_TURN: usize = 16;
+/// How long one look at orphans may take before the rest waits for another; the maps of one process are read in one go.
+const ORPHAN_LOOK_NS: Nanos = 1_000_000;
+/// How many times as long as a look took the next one is put off: looking takes a hundredth of the loop's time.
+const ORPHAN_REST_FACTOR: Nanos = 100;
 /// How long the processors may take for what is queued at the end.
 const TELEMETRY_WITHIN: Duration = Duration::from_secs(2);
 /// Events taken from the kernel at once.
@@ -136,6 +141,8 @@ pub struct Server {
     alive: AliveMark,
     next_fold: Nanos,
     next_orphan_look: Nanos,
+    /// Processes with orphans that have not had their turn in this round.
+    orphan_pids: Vec<i32>,
     next_pause_warning: Nanos,
 }
 
@@ -188,6 +195,7 @@ impl Server {
             alive: parts.alive,
             next_fold: now,
             next_orphan_look: now,
+            orphan_pids: Vec::new(),
             next_pause_warning: now,
         })
     }
@@ -394,9 +402,10 @@ impl Server {
             );
             return;
         }
+        let pid = client.pid();
         self.clients.insert(number, (client, EpollFlags::EPOLLIN));
-        if let Some(oldest) = self.half_open.add(number, now) {
-            self.clients.remove(&oldest);
+        if let Some(displaced) = self.half_open.add(number, pid, now) {
+            self.clients.remove(&displaced);
         }
     }
 
@@ -424,7 +433,6 @@ impl Server {
             self.clients.remove(&late);
         }
         if now >= self.next_orphan_look {
-            self.next_orphan_look = now + SECOND_NS;
             self.look_after_orphans(now)?;
         }
         if let Some(metrics) = &self.config.metrics
@@ -436,19 +444,40 @@ impl Server {
         Ok(())
     }
 
+    /// Looks at the orphans of one process after the other, and goes on in a later turn when that takes long.
     fn look_after_orphans(&mut self, now: Nanos) -> io::Result<()> {
-        let orphans: Vec<u64> = self
+        let orphans: Vec<(i32, u64)> = self
             .clients
             .iter()
             .filter(|(_, (client, _))| client.is_orphaned())
-            .map(|(number, _)| *number)
+            .map(|(number, (client, _))| (client.pid(), *number))
             .collect();
-        for number in orphans {
-            let step = self.call(number, |client, shared| {
-                client.look_after_orphan(shared, now)
-            });
-            self.settle(number, step)?;
+        if self.orphan_pids.is_empty() {
+            self.orphan_pids = orphans.iter().map(|(pid, _)| *pid).collect();
+            self.orphan_pids.sort_unstable();
+            self.orphan_pids.dedup();
         }
+        // Only the reading counts: what is reclaimed does not come again.
+        let mut spent = 0;
+        while spent < ORPHAN_LOOK_NS
+            && let Some(pid) = self.orphan_pids.pop()
+        {
+            let started = monotonic_ns();
+            let maps = ProcessMaps::of(pid);
+            spent += monotonic_ns() - started;
+            for (_, number) in orphans.iter().filter(|(of, _)| *of == pid) {
+                let step = self.call(*number, |client, shared| {
+                    client.look_after_orphan(shared, &maps, now)
+                });
+                self.settle(*number, step)?;
+            }
+        }
+        let pause = if self.orphan_pids.is_empty() {
+            SECOND_NS
+        } else {
+            0
+        };
+        self.next_orphan_look = now + pause.max(spent * ORPHAN_REST_FACTOR);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ use hostkv_shm_protocol::wire::request::Request;
 use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
-use super::liveness::{self, LeaseFile, Maps};
+use super::liveness::{self, LeaseFile, Maps, ProcessMaps};
 use super::monotonic_ns;
 use super::peer::Peer;
 use super::shared::Shared;
@@ -151,6 +151,11 @@ impl Client {
             }
             State::Orphaned { .. } | State::Ended => None,
         }
+    }
+
+    /// The process that connected.
+    pub fn pid(&self) -> i32 {
+        self.applicant.pid
     }
 
     /// Whether its process lives without a socket.
@@ -426,8 +431,14 @@ impl Client {
         self.reclaim(shared, "its process has ended", now)
     }
 
-    /// Once a second for an orphan: has its process given up the lease segment, as exec does?
-    pub fn look_after_orphan(&mut self, shared: &mut Shared, now: Nanos) -> Step {
+    /// Now and then for an orphan: has its process, whose maps have just been read, given up the lease segment, as exec
+    /// does?
+    pub fn look_after_orphan(
+        &mut self,
+        shared: &mut Shared,
+        maps: &ProcessMaps,
+        now: Nanos,
+    ) -> Step {
         let State::Orphaned {
             session,
             look_count,
@@ -436,13 +447,12 @@ impl Client {
         else {
             return Step::Idle;
         };
-        let maps = liveness::lease_in_maps(self.applicant.pid, session.lease);
         let mut watched = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         // The pid of a process that has ended may be another's by now.
         if poll(&mut watched, PollTimeout::ZERO) != Ok(0) {
             return Step::Orphaned;
         }
-        if maps == Maps::Gone {
+        if maps.look_for(session.lease) == Maps::Gone {
             return self.reclaim(shared, "its process has unmapped its lease segment", now);
         }
         *look_count += 1;

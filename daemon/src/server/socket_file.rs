@@ -65,10 +65,21 @@ impl SocketPlace {
     }
 
     fn fault(&self, what: &str, path: &Path, source: impl Into<io::Error>) -> StartError {
+        let source = source.into();
+        let remedy = match source.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE= of its unit)"
+            }
+            Some(libc::ENOSPC | libc::EDQUOT) => {
+                "make room in that file system or give another --socket"
+            }
+            Some(libc::EFBIG) => "raise the limit of file sizes (RLIMIT_FSIZE)",
+            _ => "give a --socket in a folder that this user may write",
+        };
         StartError::System {
             what: format!("{what} {path:?}"),
-            source: source.into(),
-            remedy: "give a --socket in a folder that this user may write".to_owned(),
+            source,
+            remedy: remedy.to_owned(),
         }
     }
 
@@ -162,8 +173,8 @@ impl SocketPlace {
                 return Ok(LockedPlace {
                     place: self,
                     lock_path,
-                    _lock: lock,
-                    is_bound: false,
+                    lock,
+                    bound: None,
                 });
             }
         }
@@ -204,8 +215,9 @@ fn same_file(open: &File, path: &Path) -> io::Result<bool> {
 pub struct LockedPlace {
     place: SocketPlace,
     lock_path: PathBuf,
-    _lock: Flock<File>,
-    is_bound: bool,
+    lock: Flock<File>,
+    /// The socket file that this process made, as device and inode.
+    bound: Option<(u64, u64)>,
 }
 
 impl LockedPlace {
@@ -224,7 +236,9 @@ impl LockedPlace {
         let server = new_socket().map_err(|errno| fault("making the socket", errno.into()))?;
         bind(server.as_raw_fd(), &address)
             .map_err(|errno| fault("binding the socket", errno.into()))?;
-        self.is_bound = true;
+        let made = fs::symlink_metadata(&path)
+            .map_err(|error| self.place.fault("looking at", &path, error))?;
+        self.bound = Some((made.dev(), made.ino()));
         let place = &self.place;
         // Nobody can connect before the listen, so the modes are right from the first connection on.
         place
@@ -244,10 +258,9 @@ impl LockedPlace {
             Err(error) => return Err(self.place.fault("looking at", path, error)),
         };
         if !found.file_type().is_socket() {
-            let error = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(self
-                .place
-                .fault("replacing what is no socket at", path, error));
+            return Err(StartError::NoSocketAtPath {
+                path: path.to_owned(),
+            });
         }
         // Only this answer says that no process has the socket any more. A full queue, no right to connect or another
         // type of socket do not.
@@ -266,12 +279,24 @@ impl LockedPlace {
             .map_err(|error| self.place.fault("removing the stale socket", path, error))
     }
 
-    /// Removes the socket file, so that nobody connects any more.
+    /// Removes the socket file, so that nobody connects any more. One that somebody else has put there stays.
     pub fn remove_socket(&mut self) {
-        if std::mem::take(&mut self.is_bound)
-            && let Err(error) = fs::remove_file(&self.place.path)
-        {
-            log::warn!("The socket {:?} can't be removed: {error}", self.place.path);
+        let Some(bound) = self.bound.take() else {
+            return;
+        };
+        let path = &self.place.path;
+        match fs::symlink_metadata(path) {
+            Ok(found) if (found.dev(), found.ino()) != bound => {
+                log::warn!(
+                    "The socket {path:?} is not the one that this process made and stays; do not remove lock files of running \
+                     daemons"
+                );
+            }
+            _ => {
+                if let Err(error) = fs::remove_file(path) {
+                    log::warn!("The socket {path:?} can't be removed: {error}");
+                }
+            }
         }
     }
 }
@@ -279,7 +304,10 @@ impl LockedPlace {
 impl Drop for LockedPlace {
     fn drop(&mut self) {
         self.remove_socket();
-        // The lock is freed after this, so nobody else can have made the file.
+        // The lock is freed after this, so the file is another one only if somebody removed ours.
+        if !matches!(same_file(&self.lock, &self.lock_path), Ok(true)) {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.lock_path) {
             log::warn!(
                 "The lock file {:?} can't be removed: {error}",
@@ -414,12 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn after_its_files_were_removed_a_daemon_leaves_those_of_its_successor() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("hostkv.sock");
+        let mut first = place(path.clone(), 0o600).lock().unwrap();
+        let _first_socket = first.listen().unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&first.lock_path).unwrap();
+        let mut second = place(path.clone(), 0o600).lock().unwrap();
+        let _second_socket = second.listen().unwrap();
+        drop(first);
+        assert!(path.exists() && second.lock_path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn what_is_no_socket_is_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("hostkv.sock");
         fs::write(&path, "precious").unwrap();
         let mut locked = place(path.clone(), 0o600).lock().unwrap();
-        assert!(locked.listen().is_err());
+        let error = locked.listen().unwrap_err().to_string();
+        assert!(
+            error.contains("is no socket; remove it or give another --socket"),
+            "{error}"
+        );
         drop(locked);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }

@@ -154,3 +154,47 @@ fn a_client_whose_end_shows_at_a_send_is_forgotten_in_that_turn() {
         assert!(server.clients.is_empty());
     });
 }
+
+#[test]
+fn the_maps_of_a_process_are_read_once_for_all_its_orphans_and_seldom_when_that_is_slow() {
+    with_server(|server, path| {
+        let orphan_count = 200;
+        for _ in 0..orphan_count {
+            let (far, number) = connected(server, path);
+            greet(&far);
+            server.serve(number, EpollFlags::EPOLLIN).unwrap();
+            close(far);
+            server.serve(number, EpollFlags::EPOLLHUP).unwrap();
+        }
+        assert_eq!(server.shared.store.session_count(), orphan_count);
+        // The best of several: other tests of this process have the processor too.
+        let best = |mut act: Box<dyn FnMut() + '_>| {
+            (0..10)
+                .map(|_| {
+                    let started = monotonic_ns();
+                    act();
+                    monotonic_ns() - started
+                })
+                .min()
+                .unwrap()
+        };
+        let reading = best(Box::new(|| {
+            std::fs::read_to_string("/proc/self/maps").unwrap();
+        }));
+        let looking = best(Box::new(|| {
+            server.look_after_orphans(monotonic_ns()).unwrap();
+        }));
+        assert_eq!(server.shared.store.session_count(), orphan_count);
+        assert!(
+            looking < reading * 50,
+            "one reading takes {reading} ns, a look at {orphan_count} orphans {looking} ns"
+        );
+        let started = monotonic_ns();
+        server.look_after_orphans(started).unwrap();
+        let spent = monotonic_ns() - started;
+        assert!(
+            server.next_orphan_look >= started + SECOND_NS
+                && server.next_orphan_look <= started + SECOND_NS.max(spent * ORPHAN_REST_FACTOR)
+        );
+    });
+}

@@ -279,3 +279,23 @@ fn a_scrape_shows_the_figures_of_the_moment() {
         );
     }
 }
+
+#[test]
+fn a_limit_of_file_sizes_ends_the_start_with_a_sentence_and_no_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh"])
+        .args([env!("CARGO_BIN_EXE_hostkvd"), "--disable-prometheus"])
+        .args(["--l1-size-gb", "0.01", "--socket"])
+        .arg(folder.path().join("hostkv.sock"))
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{:?}", ended.status);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.starts_with("hostkvd: ") && last.contains("RLIMIT_FSIZE"),
+        "{last}"
+    );
+}

@@ -436,6 +436,11 @@ fn a_client_with_too_many_unread_replies_is_no_longer_read() {
     assert!(client.may_read());
 }
 
+fn look_after(client: &mut Client, shared: &mut Shared) -> Step {
+    let maps = ProcessMaps::of(client.pid());
+    client.look_after_orphan(shared, &maps, 0)
+}
+
 #[test]
 fn an_orphan_whose_process_shows_no_lease_is_ended_and_one_that_does_is_kept() {
     let mut shared = shared();
@@ -443,7 +448,7 @@ fn an_orphan_whose_process_shows_no_lease_is_ended_and_one_that_does_is_kept() {
     far.socket = None;
     assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
     // The pretended process never mapped the lease, as one that has called exec.
-    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Ended);
+    assert_eq!(look_after(&mut client, &mut shared), Step::Ended);
     assert_eq!(shared.store.session_count(), 0);
 
     let (mut client, mut far) = serving(&mut shared);
@@ -451,13 +456,13 @@ fn an_orphan_whose_process_shows_no_lease_is_ended_and_one_that_does_is_kept() {
     assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
     // This process has the lease mapped: it is the daemon's own mapping.
     client.applicant.pid = std::process::id() as i32;
-    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Orphaned);
+    assert_eq!(look_after(&mut client, &mut shared), Step::Orphaned);
     assert_eq!(shared.store.session_count(), 1);
     // Once its process has ended its maps are not asked any more.
     far.process.kill().unwrap();
     far.process.wait().unwrap();
     client.applicant.pid = 1;
-    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Orphaned);
+    assert_eq!(look_after(&mut client, &mut shared), Step::Orphaned);
     assert_eq!(client.died(&mut shared, 0), Step::Ended);
 }
 
@@ -584,6 +589,6 @@ fn a_death_counts_with_the_time_since_the_socket_ended() {
     let (mut client, mut far) = serving(&mut shared);
     far.socket = None;
     assert_eq!(client.hung_up(&mut shared, 0), Step::Orphaned);
-    assert_eq!(client.look_after_orphan(&mut shared, 0), Step::Ended);
+    assert_eq!(look_after(&mut client, &mut shared), Step::Ended);
     assert_eq!(deaths(&shared).0, 2);
 }
