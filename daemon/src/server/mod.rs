@@ -501,6 +501,16 @@ impl Server {
                 log::error!("Client {number} can't be watched: {error}");
             }
         }
+        for session in self.shared.store.take_offenders() {
+            let Some(number) = self.shared.clients.get(&session).copied() else {
+                continue;
+            };
+            let why = "it pins more than its quota".to_owned();
+            let step = self.call(number, |client, shared| client.lose(shared, Some(why)));
+            if let Err(error) = self.settle(number, step) {
+                log::error!("Client {number} can't be watched: {error}");
+            }
+        }
     }
 
     /// Reads the configuration again; what changed holds for sessions opened from now on.

@@ -494,7 +494,7 @@ impl Client {
     }
 
     /// The socket is of no use any more; `why` is the daemon's reason, none when the client closed it.
-    fn lose(&mut self, shared: &mut Shared, why: Option<String>) -> Step {
+    pub fn lose(&mut self, shared: &mut Shared, why: Option<String>) -> Step {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Serving {
                 connection,

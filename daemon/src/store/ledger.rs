@@ -75,6 +75,10 @@ pub struct Ledger {
     pub keyspaces: HashSet<KeyspaceId>,
     /// What the last scan saw in each slot.
     pub seen: Vec<SeenPin>,
+    /// Slots whose pin is void, and the word that it had then.
+    pub void_pins: HashMap<usize, PinWord>,
+    /// Time of the scan after which its pins were last counted one by one.
+    pub last_recount: Nanos,
     /// What it told of its reads.
     pub events: SessionEvents,
     recency_tail: u64,
@@ -122,6 +126,8 @@ impl Ledger {
             reservations: HashMap::new(),
             keyspaces: HashSet::new(),
             seen: Vec::new(),
+            void_pins: HashMap::new(),
+            last_recount: 0,
             events: SessionEvents::default(),
             recency_tail: 0,
             sweep_at: None,

@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod names;
 mod parked;
 mod pins;
+mod quota;
 mod remove;
 mod reserve;
 mod room;
@@ -150,6 +151,8 @@ pub struct Store {
     wants_scan: bool,
     scan: Option<ScanStage>,
     marks: PinMarks,
+    /// Sessions above their pin quota that the loop has not been told of.
+    offenders: Vec<SessionId>,
     pass: Option<Pass>,
     /// A pass could not reach its goal; the next one waits for the second to change.
     pass_is_blocked: bool,
@@ -204,6 +207,7 @@ impl Store {
             zombies: Vec::new(),
             wants_scan: false,
             scan: None,
+            offenders: Vec::new(),
             marks: PinMarks::new(entry_count, has_read_ttl),
             pass: None,
             pass_is_blocked: false,

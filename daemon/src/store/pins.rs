@@ -15,6 +15,7 @@ use super::ledger::{Ledger, SeenPin};
 use super::slice::Effort;
 use hostkv_shm_protocol::control::writer::scan_fence;
 use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use std::collections::HashSet;
 
 /// Marks of the entries that the last scan, or the one that is going on, saw pinned.
 pub struct PinMarks {
@@ -140,6 +141,12 @@ pub struct Scan {
     pub started: Nanos,
     /// What it has counted so far.
     pub figures: PinFigures,
+    /// Entries that void pins name.
+    void_named: HashSet<EntryNumber>,
+    /// Bytes of the current session's pins that the scan before saw too, counted once for each pin.
+    steady_bytes: u64,
+    /// Sessions whose steady bytes are above the quota.
+    suspects: Vec<usize>,
 }
 
 impl Scan {
@@ -166,6 +173,9 @@ impl Scan {
             zombie_count,
             started: now,
             figures: PinFigures::default(),
+            void_named: HashSet::new(),
+            steady_bytes: 0,
+            suspects: Vec::new(),
         }
     }
 
@@ -176,6 +186,7 @@ impl Scan {
         marks: &mut PinMarks,
         allocator: &Allocator,
         align_bytes: u64,
+        pin_quota_bytes: u64,
         effort: &mut Effort,
     ) -> bool {
         if !self.has_cleared {
@@ -215,6 +226,15 @@ impl Scan {
                         continue;
                     };
                     effort.spend(Effort::PIN);
+                    if session.void_pins.get(&(self.slot - 1)) == Some(&word) {
+                        self.void_named.insert(entry);
+                        continue;
+                    }
+                    let units = allocator.extent(entry.0).map_or(0, |(_, units)| units);
+                    let bytes = u64::from(units) * align_bytes;
+                    if since < self.started {
+                        self.steady_bytes += bytes;
+                    }
                     let mark = marks.mark(entry, since);
                     if mark == Mark::Nonsense {
                         continue;
@@ -222,8 +242,6 @@ impl Scan {
                     let figures = &mut self.figures;
                     figures.oldest = Some(figures.oldest.map_or(since, |oldest| oldest.min(since)));
                     if mark == Mark::First {
-                        let units = allocator.extent(entry.0).map_or(0, |(_, units)| units);
-                        let bytes = u64::from(units) * align_bytes;
                         figures.pinned_bytes += bytes;
                         figures.pinned_objects += 1;
                         if scanned.is_orphaned {
@@ -233,10 +251,24 @@ impl Scan {
                     }
                 }
             }
+            if self.steady_bytes > pin_quota_bytes {
+                self.suspects.push(scanned.slot);
+            }
+            self.steady_bytes = 0;
             self.at += 1;
             self.slot = 0;
         }
         true
+    }
+
+    /// Sessions that may pin more than their quota.
+    pub fn suspects(&self) -> &[usize] {
+        &self.suspects
+    }
+
+    /// Whether a void pin names the entry.
+    pub fn is_void_named(&self, entry: EntryNumber) -> bool {
+        self.void_named.contains(&entry)
     }
 
     /// Age of the oldest pin met, in nanoseconds.

@@ -1,5 +1,5 @@
 //! The scan as the store runs it: what is unpublished is freed when no pin names it (step D4), kept when one does,
-//! and voided when every pin on it is too old. What the scan counted becomes the gauges and the gate.
+//! and taken from its pins when all of them are too old or void. What the scan counted becomes the gauges and the gate.
 //!
 //! ```text
 //!   start --> Scanning (pins.rs) --> gauges, gate --> Freeing --> over
@@ -46,11 +46,13 @@ impl Store {
             None => true,
             Some(ScanStage::Scanning(mut scan)) => {
                 let align_bytes = self.align();
+                let pin_quota_bytes = self.pin_quota_bytes();
                 let is_over = scan.advance(
                     &mut self.sessions,
                     &mut self.marks,
                     &self.allocator,
                     align_bytes,
+                    pin_quota_bytes,
                     effort,
                 );
                 if !is_over {
@@ -58,6 +60,9 @@ impl Store {
                     return false;
                 }
                 self.take_gauges(&scan);
+                for slot in scan.suspects() {
+                    self.void_beyond_quota(*slot, scan.started);
+                }
                 self.scan = Some(ScanStage::Freeing {
                     scan,
                     next: 0,
@@ -89,9 +94,10 @@ impl Store {
         }
     }
 
-    /// Frees a zombie that no pin names (step D4), or voids its pins when all are too old; false when it stays.
+    /// Frees a zombie that no pin names (step D4), or takes its extent from pins that are all too old or void; false when
+    /// its number stays.
     fn settle_zombie(&mut self, entry: EntryNumber, scan: &Scan, effort: &mut Effort) -> bool {
-        if !self.marks.contains(entry) {
+        if !self.marks.contains(entry) && !scan.is_void_named(entry) {
             effort.spend(Effort::FREE);
             let bytes = self.extent_bytes(entry);
             self.free_entry(entry);
@@ -99,7 +105,8 @@ impl Store {
             return true;
         }
         let ttl = self.config.read_ttl_ns;
-        if self.marks.is_expired(entry, ttl, scan.started)
+        let is_void = !self.marks.contains(entry);
+        if (is_void || self.marks.is_expired(entry, ttl, scan.started))
             && self.entries.state(entry) == EntryState::Zombie
         {
             effort.spend(Effort::FREE);
@@ -108,7 +115,9 @@ impl Store {
             self.index.revoke(entry);
             self.allocator.free(entry.0);
             self.entries.set_state(entry, EntryState::Revoked, None);
-            self.stats.expired_pins += 1;
+            if !is_void {
+                self.stats.expired_pins += 1;
+            }
             self.credit(bytes);
         }
         false

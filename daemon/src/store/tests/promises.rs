@@ -492,3 +492,46 @@ fn a_parked_reserve_does_not_hold_up_others_and_ends_with_its_session() {
     pool.settle();
     assert_eq!(pool.audited().reserved_count, 0);
 }
+
+#[test]
+fn pins_beyond_the_quota_are_void_newest_first_and_those_within_it_are_honoured() {
+    let mut pool = Pool::new(Options::default());
+    let writer = pool.client();
+    let greedy = pool.client();
+    let other = pool.client();
+    let ks = pool.keyspace(writer);
+    let mut pins = Vec::new();
+    for n in 0..8 {
+        assert_eq!(pool.store_one(writer, key(ks, n), 8 * 4096), Done);
+    }
+    // The quota is half of the pool: four of these.
+    for n in 0..4 {
+        pins.push(pool.pin(greedy, n as usize, &key(ks, n)).unwrap());
+        assert!(pool.pin(greedy, 100 + n as usize, &key(ks, n)).is_some());
+    }
+    pool.next_second();
+    pool.next_second();
+    assert_eq!(pool.store.take_offenders(), []);
+    for n in 4..6 {
+        pins.push(pool.pin(greedy, n as usize, &key(ks, n)).unwrap());
+    }
+    let shared = pool.pin(other, 0, &key(ks, 5)).unwrap();
+    pool.next_second();
+    assert_eq!(pool.store.take_offenders(), [], "one scan is no snapshot");
+    pool.next_second();
+    assert_eq!(pool.store.take_offenders(), [greedy.id]);
+    assert_eq!(pool.store.stats().voided_pins, 2);
+    pool.next_second();
+    let wanted: Vec<_> = (50..53).map(|n| (key(ks, n), 8 * 4096)).collect();
+    let (op, answers) = pool.reserve(writer, &wanted);
+    assert_eq!(statuses(&answers), [Done; 3]);
+    assert_eq!(pool.commit(writer, op, &answers), [Done; 3]);
+    assert!(pins[..4].iter().all(|pin| pool.reader.is_current(pin)));
+    assert_eq!(pool.reader.seq(pins[4].entry) - pins[4].seq, 3);
+    assert!(pool.reader.is_current(&shared));
+    assert_eq!(pool.audited().revoked_count, 1);
+    pool.store
+        .close_session(greedy.id, SessionEnd::Death, pool.now);
+    pool.next_second();
+    assert_eq!(pool.audited().revoked_count, 0);
+}
