@@ -4,10 +4,11 @@
 //! medians: ours, the physical limit measured by `limits` in the same run, and their ratio. Figures are the machine's of
 //! the moment; only ratios mean anything. `README.md` beside this crate says how to read it.
 //!
-//! Modules: [`limits`] measures the machine, [`pool`] starts a daemon and fills it, [`rows`] do the work and assert that
-//! they did it, [`table`] prints.
+//! Modules: [`limits`] measures the machine, [`pool`] starts a daemon and fills it, [`rows`] and [`observed`] do the work
+//! and assert that they did it, [`table`] prints.
 
 mod limits;
+mod observed;
 mod pool;
 mod rows;
 mod table;

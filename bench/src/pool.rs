@@ -15,16 +15,21 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts a daemon with these flags beside the socket's.
+    /// Starts a daemon at the default log level without an endpoint, with these flags.
     pub fn start(flags: &[&str]) -> Result<Pool, String> {
+        Pool::launch(&[&["--disable-prometheus"], flags].concat(), "INFO")
+    }
+
+    /// Starts a daemon with these flags beside the socket's, and this level of its log.
+    pub fn launch(flags: &[&str], log_level: &str) -> Result<Pool, String> {
         let folder = tempfile::tempdir().map_err(|error| format!("temporary folder: {error}"))?;
         let socket = folder.path().join("hostkv.sock");
         let mut command = Command::new(daemon_path()?);
         command
             .arg("--socket")
             .arg(&socket)
-            .arg("--disable-prometheus")
             .args(flags)
+            .env("LMCACHE_LOG_LEVEL", log_level)
             .stderr(Stdio::null());
         // SAFETY: prctl is async-signal-safe; it makes the daemon end with this process.
         unsafe {

@@ -38,6 +38,7 @@ pub fn run() -> Result<Vec<Row>, String> {
         let ks = keyspace(&session)?;
         bytes(&session, ks, len_bytes, trip, &mut rows)?;
     }
+    rows.extend(crate::observed::rows()?);
     Ok(rows)
 }
 
