@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header build unit loom c_interface cpp_header examples prometheus demo)
+steps=(format lint scripts header build unit loom c_interface cpp_header examples instructions prometheus demo)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -61,6 +61,8 @@ step_examples() {
     python3 scripts/hostkv_daemon.py -- sh -euc '"$1"; "$1"' sh "$program"
   done
 }
+
+step_instructions() { scripts/count-instructions.sh; }
 
 step_prometheus() { scripts/test-prometheus.sh; }
 

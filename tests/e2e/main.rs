@@ -11,7 +11,9 @@
 mod access;
 mod client_crash;
 mod daemon_crash;
+mod endpoint_abuse;
 mod eviction;
+mod key_messages;
 mod keyspaces;
 mod lifecycle;
 mod logging;
@@ -19,13 +21,16 @@ mod metrics;
 mod quota;
 mod read_path;
 mod reload;
+mod scrapes;
 mod startup_errors;
 mod system_calls;
+mod telemetry;
 mod timeout;
 mod versions;
 mod write_path;
 
 use hostkv::Status;
+use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
 
 /// The status of a call that must have failed.
 fn refusal<T>(outcome: hostkv::Result<T>) -> hostkv::Error {
@@ -40,4 +45,14 @@ fn assert_refused<T>(outcome: hostkv::Result<T>, status: Status) -> String {
     let error = refusal(outcome);
     assert_eq!(error.status, status, "{}", error.message);
     error.message
+}
+
+/// Tells a thread to end, also when the test that started it fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        // Relaxed: only the end of a loop.
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
