@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 const KEYS: u64 = 16;
 const TURNS: usize = 7;
 const TURN: Duration = Duration::from_millis(500);
-const POOL: [&str; 2] = ["--l1-size-gb", "0.25"];
+/// Room for the keys of one reserve, which is an eighth of the pool at most.
+const POOL: [&str; 2] = ["--l1-size-gb", "0.625"];
 
 /// A session that reads.
 struct Reader {
