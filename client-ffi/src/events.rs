@@ -13,6 +13,7 @@
 //! A START is written only while the ring keeps a place for every END that is owed, so an END always finds one; a START
 //! that finds no place drops its END with it, and both are counted.
 
+use crate::read_path::Pins;
 use crate::session::Request;
 use hostkv_shm_protocol::control::header::{HeaderView, flags};
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
@@ -147,14 +148,17 @@ impl ReadEvents {
         trace
     }
 
-    /// The result of a read request: `pinned` of `asked` keys.
+    /// The result of a read request: the event tells all keys pinned, the log line the leading ones.
     #[inline]
-    pub(crate) fn end_lookup(&self, trace: &Trace, caller: &Caller, pinned: usize, asked: usize) {
+    pub(crate) fn end_lookup(&self, trace: &Trace, pins: &Pins) {
+        let (caller, asked) = (&pins.caller, pins.items.len());
         match trace.mode {
             Mode::Off => {}
-            Mode::Line => self.line(EventOp::Lookup, trace, caller, pinned, asked),
+            Mode::Line => {
+                self.line(EventOp::Lookup, trace, caller, pins.prefix_count(), asked);
+            }
             Mode::Events if trace.has_lookup => {
-                self.end(EventOp::Lookup, trace, caller, pinned, asked);
+                self.end(EventOp::Lookup, trace, caller, pins.pinned_count(), asked);
             }
             Mode::Events => {}
         }

@@ -373,8 +373,7 @@ impl Session {
         let events = &self.inner.read.events;
         let trace = events.begin_lookup(keyspace, request, &mut pins.caller);
         self.inner.read.acquire(keyspace, keys, is_all, &mut pins);
-        let pinned = pins.pinned_count();
-        events.end_lookup(&trace, &pins.caller, pinned, keys.len());
+        events.end_lookup(&trace, &pins);
         hold.hand_over();
         Ok(Lease::new(Arc::clone(&self.inner), pins, trace))
     }

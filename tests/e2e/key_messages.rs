@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hostkv::session::Request;
+use hostkv::session::{ACQUIRE_ALL, Request};
 use hostkv_tests::{
     Daemon, DaemonSpec, keys, keyspace, keyspace_config, request, reserve_items, store, store_sized,
 };
@@ -312,5 +312,26 @@ fn under_the_journal_the_time_is_left_out_and_the_level_goes_as_a_prefix() {
             "{head}"
         );
     }
+    daemon.finish();
+}
+
+#[test]
+fn a_read_of_all_keys_says_the_leading_hits() {
+    let daemon = Daemon::start(&[]);
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let asked = keys("k", 4);
+    store(&session, space, &[asked[0], asked[1], asked[3]], 100);
+    let lease = session
+        .acquire(space, &asked, &request(ACQUIRE_ALL))
+        .unwrap();
+    assert_eq!(lease.prefix_count(), 2);
+    lease.release().unwrap();
+    let line = daemon.wait_for_line("Prefetch request completed (L1+L2): ");
+    assert!(
+        line.contains(": 2/4 prefix hits (2 L1, 0 L2) in "),
+        "{line}"
+    );
+    drop(session);
     daemon.finish();
 }

@@ -23,8 +23,8 @@ pub const EVENT_RECORDS: u32 = 1024;
 crate::layout! {
     /// One record of the event ring.
     ///
-    /// `value0` and `value1`: of a lookup, leading keys pinned (with ACQUIRE_ALL all pinned) and keys asked; of a
-    /// retrieve, keys read and keys asked.
+    /// `value0` and `value1`: of a lookup, keys pinned (in a record that only wants a line, the leading ones) and keys
+    /// asked; of a retrieve, keys read and keys asked.
     pub struct EventRecord [256] {
         /// Position + 1 when the record is whole.
         0: seq: u64,
