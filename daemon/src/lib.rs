@@ -42,4 +42,4 @@ pub mod telemetry;
 
 mod start;
 
-pub use start::run;
+pub use start::{run, store_config};

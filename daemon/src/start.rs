@@ -73,7 +73,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     // function, after the store and the loop. Nobody makes a reference to the bytes.
     let view = unsafe { View::new(control.base().as_ptr(), control.len_bytes()) };
     let facts = init_header(&config, &payload, view, geometry)?;
-    let mut store = Store::new(store_config(&config, &payload), view)
+    let mut store = Store::new(store_config(&config, payload.len_bytes()), view)
         .map_err(|error| fault("setting the index up", io::Error::other(error)))?;
     let telemetry = match &config.telemetry {
         telemetry if telemetry.is_enabled => {
@@ -253,10 +253,11 @@ fn parse_boot_id(text: &str) -> io::Result<[u64; 2]> {
     Ok(InstanceId(number.to_be_bytes()).words())
 }
 
-fn store_config(config: &Config, payload: &Payload) -> StoreConfig {
+/// What the store is told of a checked configuration and of the payload's length in bytes.
+pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
     let nanos = |ttl: Duration| ttl.as_nanos() as u64;
     StoreConfig {
-        payload_len: payload.len_bytes(),
+        payload_len,
         align_bytes: config.pool.align_bytes as u32,
         policy: config.eviction.policy,
         watermark: config.eviction.trigger_watermark,

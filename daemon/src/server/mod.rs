@@ -25,8 +25,9 @@ mod shared;
 mod snapshots;
 mod socket_file;
 
-pub use peer::{AccessRules, pidfd_open};
-pub use shared::Handout;
+pub use peer::{AccessRules, Credentials, Peer, pidfd_open};
+pub use session::{Client, Step};
+pub use shared::{Handout, Shared};
 pub use snapshots::{Asker, Questions, questions};
 pub use socket_file::{LockedPlace, SocketPlace};
 
@@ -44,8 +45,6 @@ use hostkv_shm_protocol::control::header::{HeaderView, State};
 use hostkv_shm_protocol::sync::Ordering;
 
 use crate::config::{self, Config};
-use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
-use crate::metrics::RequestDurations;
 use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
 use crate::request::{refused, resumed};
@@ -54,11 +53,9 @@ use crate::store::{Nanos, Refusal, Store};
 use crate::telemetry::Telemetry;
 use crate::{logging, systemd};
 use alive::AliveMark;
-use connection::{Connection, FrameBuffer};
+use connection::Connection;
 use listener::{Accepted, HalfOpen, Listener};
 use liveness::ProcessMaps;
-use session::{Client, Step};
-use shared::Shared;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -175,19 +172,14 @@ impl Server {
             timer,
             questions: parts.questions,
             header: parts.store.header(),
-            shared: Shared {
-                store: parts.store,
-                facts: parts.facts,
-                limits: parts.config.limits.clone(),
-                access: parts.access,
-                handout: parts.handout,
-                buffer: FrameBuffer::new(),
-                rejected_frames: 0,
-                telemetry: parts.telemetry,
-                request_durations: RequestDurations::default(),
-                owner_death: Histogram::new(DEATH_BOUNDS_NS),
-                clients: HashMap::new(),
-            },
+            shared: Shared::new(
+                parts.store,
+                parts.facts,
+                parts.config.limits.clone(),
+                parts.access,
+                parts.handout,
+                parts.telemetry,
+            ),
             config: parts.config,
             clients: HashMap::new(),
             last_client: token::FIRST_CLIENT,

@@ -12,7 +12,7 @@ use super::connection::FrameBuffer;
 use super::monotonic_ns;
 use super::peer::AccessRules;
 use crate::config::LimitsConfig;
-use crate::histogram::Histogram;
+use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
 use crate::metrics::{RequestDurations, TimedRequest};
 use crate::request::hello::PoolFacts;
 use crate::store::events::{Note, NoteOp};
@@ -59,6 +59,30 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Of a daemon that has served nobody yet. `telemetry`: none while it is off.
+    pub fn new(
+        store: Store,
+        facts: PoolFacts,
+        limits: LimitsConfig,
+        access: AccessRules,
+        handout: Handout,
+        telemetry: Option<Telemetry>,
+    ) -> Shared {
+        Shared {
+            store,
+            facts,
+            limits,
+            access,
+            handout,
+            buffer: FrameBuffer::new(),
+            telemetry,
+            rejected_frames: 0,
+            request_durations: RequestDurations::default(),
+            owner_death: Histogram::new(DEATH_BOUNDS_NS),
+            clients: HashMap::new(),
+        }
+    }
+
     /// Gives the store's events to the telemetry queue, which never waits.
     pub fn hand_events_over(&mut self) {
         let Some(telemetry) = &mut self.telemetry else {

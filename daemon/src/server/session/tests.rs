@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::config::AccessConfig;
-use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
-use crate::metrics::RequestDurations;
 use crate::request::tests::{applicant, hello, limits, pool};
 use crate::server::monotonic_ns;
 use crate::server::peer::{AccessRules, Credentials, pidfd_open};
@@ -37,24 +35,14 @@ fn shared() -> Shared {
         admin_uids: vec![],
     };
     let (store, facts) = pool();
-    Shared {
-        store,
-        facts,
-        limits: limits(),
-        access: AccessRules::new(0, &nobody_else),
-        handout: Handout {
-            control: null(),
-            payload_writable: null(),
-            payload_read_only: null(),
-            daemon: null(),
-        },
-        buffer: FrameBuffer::new(),
-        rejected_frames: 0,
-        telemetry: None,
-        request_durations: RequestDurations::default(),
-        owner_death: Histogram::new(DEATH_BOUNDS_NS),
-        clients: HashMap::new(),
-    }
+    let handout = Handout {
+        control: null(),
+        payload_writable: null(),
+        payload_read_only: null(),
+        daemon: null(),
+    };
+    let access = AccessRules::new(0, &nobody_else);
+    Shared::new(store, facts, limits(), access, handout, None)
 }
 
 /// A client's end of the socket, and the process that it pretends to be.
