@@ -36,6 +36,7 @@ group_test() {
   # valgrind refuses to run a program whose loader it has no symbols for.
   need libc6-dbg dpkg -s libc6-dbg
   need prometheus has promtool
+  need chromium has chromium
 }
 
 (($#)) || die "name a group: demo or test."

@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header build unit loom c_interface cpp_header examples instructions prometheus demo)
+steps=(format lint scripts header build unit loom c_interface cpp_header examples instructions prometheus status_page demo)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -63,6 +63,8 @@ step_examples() {
 }
 
 step_instructions() { scripts/count-instructions.sh; }
+
+step_status_page() { scripts/test-status-page.sh; }
 
 step_prometheus() { scripts/test-prometheus.sh; }
 

@@ -24,6 +24,8 @@ mod connection;
 mod head;
 mod inner;
 mod pages;
+mod plot;
+mod status;
 
 #[cfg(test)]
 mod tests;

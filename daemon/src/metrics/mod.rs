@@ -16,10 +16,12 @@
 //! * `durations.rs`: how long requests take, which the server counts.
 //! * `render.rs`: a snapshot as Prometheus text 0.0.4, through the `prometheus` crate.
 //! * `process.rs`: the six standard `process_` families, read from `/proc/self`.
-//! * `http.rs` and `http/`: the endpoint.
+//! * `history.rs`: the last quarter of an hour, for the status page.
+//! * `http.rs` and `http/`: the endpoint, its pages among them.
 
 mod durations;
 mod families;
+mod history;
 mod http;
 mod process;
 mod render;

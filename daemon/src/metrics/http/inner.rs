@@ -260,6 +260,10 @@ fn response(page: Page) -> Response<io::Cursor<Vec<u8>>> {
         .with_chunked_threshold(usize::MAX)
         .with_header(header("Server", "hostkvd"))
         .with_header(header("Content-Type", page.content_type));
+    if let Some(policy) = page.content_policy {
+        response.add_header(header("Content-Security-Policy", policy));
+        response.add_header(header("Cache-Control", "no-store"));
+    }
     if page.has_allow {
         response.add_header(header("Allow", "GET, HEAD"));
     }

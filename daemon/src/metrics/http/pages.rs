@@ -1,11 +1,12 @@
 //! What each path answers. Runs on the render thread.
 
-use std::fmt::Write;
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use super::status::{self, Status};
 use crate::metrics::SnapshotSource;
 use crate::metrics::families::Snapshot;
+use crate::metrics::history::History;
 use crate::metrics::render::Renderer;
 
 /// Whatever `Accept` says: a scraper that negotiates must never see a second spelling of a name.
@@ -20,6 +21,8 @@ pub(super) struct Page {
     pub(super) body: String,
     /// Says which methods are allowed.
     pub(super) has_allow: bool,
+    /// What a browser may do with it, where it is for one.
+    pub(super) content_policy: Option<&'static str>,
 }
 
 impl Page {
@@ -29,6 +32,7 @@ impl Page {
             content_type,
             body: body.into(),
             has_allow: false,
+            content_policy: None,
         }
     }
 
@@ -49,6 +53,9 @@ pub(super) struct Pages {
     /// still hold it, so nobody waits for it.
     source: Mutex<Box<dyn SnapshotSource>>,
     snapshot_within: Duration,
+    started: Instant,
+    /// Locked for the time of a push or a copy, never while the loop thread is asked.
+    history: Mutex<History>,
 }
 
 impl Pages {
@@ -61,6 +68,8 @@ impl Pages {
             renderer,
             source: Mutex::new(source),
             snapshot_within,
+            started: Instant::now(),
+            history: Mutex::default(),
         }
     }
 
@@ -118,34 +127,30 @@ impl Pages {
     }
 
     fn front(&self) -> Page {
-        let mut body = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><title>hostkvd</title></head><body>\n\
-             <h1>hostkvd {}</h1>\n",
-            env!("CARGO_PKG_VERSION")
-        );
-        let written = match self.snapshot() {
-            Some(snapshot) => writeln!(
-                body,
-                "<p>L1: {} of {} bytes in use ({:.1} %), {} objects, {} sessions.</p>",
-                snapshot.l1_used_bytes,
-                snapshot.l1_capacity_bytes,
-                snapshot.l1_usage_ratio * 100.0,
-                snapshot.l1_objects,
-                snapshot.sessions,
-            ),
-            None => writeln!(body, "<p>The daemon is busy and gave no figures.</p>"),
-        };
-        written.expect("writing to a String cannot fail");
-        body.push_str(
-            "<p><a href=\"/metrics\">/metrics</a> for Prometheus, \
-             <a href=\"/healthz\">/healthz</a> for probes.</p>\n</body></html>\n",
-        );
-        Page::new(200, HTML, body)
+        let snapshot = self.snapshot();
+        let uptime = self.started.elapsed();
+        let now = snapshot.as_ref().map(|snapshot| {
+            let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            (snapshot, history.series(uptime, snapshot))
+        });
+        let body = status::render(&Status {
+            now: now.as_ref().map(|(snapshot, series)| (*snapshot, series)),
+            is_serving: self.ask(|source| source.is_serving()).unwrap_or(false),
+            uptime,
+        });
+        let mut page = Page::new(200, HTML, body);
+        page.content_policy = Some(status::CONTENT_POLICY);
+        page
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
         let deadline = Instant::now() + self.snapshot_within;
-        self.ask(|source| source.snapshot(deadline)).flatten()
+        let snapshot = self.ask(|source| source.snapshot(deadline)).flatten()?;
+        self.history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .record(self.started.elapsed(), &snapshot);
+        Some(snapshot)
     }
 
     /// `None` when a render thread that was given up still asks.

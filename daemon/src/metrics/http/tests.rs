@@ -247,12 +247,10 @@ fn the_front_page_tells_version_and_usage_and_leads_to_the_metrics() {
     let reply = fetch(&prompt(), "GET", "/");
     assert_eq!(reply.status, 200);
     assert!(reply.body.contains(env!("CARGO_PKG_VERSION")));
-    assert!(
-        reply.body.contains("of 4096 bytes in use"),
-        "{}",
-        reply.body
-    );
+    assert!(reply.body.contains("0 B of 4 KiB"), "{}", reply.body);
     assert!(reply.body.contains("href=\"/metrics\""));
+    let policy = reply.header("Content-Security-Policy");
+    assert!(policy.is_some_and(|policy| policy.starts_with("default-src 'none'")));
 }
 
 #[test]
