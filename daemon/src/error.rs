@@ -17,6 +17,7 @@ use crate::config::ConfigError;
 use crate::logging;
 use crate::metrics::{BindError, ServeError};
 use crate::segment::SegmentError;
+use crate::systemd::listen::ListenError;
 use crate::telemetry::TelemetryError;
 
 /// A fault that ends the process.
@@ -59,6 +60,17 @@ pub enum StartError {
         /// The path.
         path: PathBuf,
     },
+    /// The file of the socket that the service manager passed is not there any more.
+    #[error(
+        "the service manager's socket is not at {path:?} any more, so no client could find it; restart the socket unit"
+    )]
+    PassedSocketGone {
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// What the service manager passed can't be served on.
+    #[error(transparent)]
+    PassedSocket(#[from] ListenError),
     /// A system call failed that has no sentence of its own.
     #[error("{what} failed: {source}; {remedy}")]
     System {
@@ -107,7 +119,13 @@ mod tests {
                 path: path.clone(),
             },
             StartError::SocketFolderMissing { path: path.clone() },
-            StartError::NoSocketAtPath { path },
+            StartError::NoSocketAtPath { path: path.clone() },
+            StartError::PassedSocketGone { path },
+            ListenError::Several {
+                count: 2,
+                names: "a, b".into(),
+            }
+            .into(),
             BindError::PortTaken("127.0.0.1:9090".parse().unwrap()).into(),
             StartError::System {
                 what: "binding the socket".into(),
@@ -125,6 +143,8 @@ mod tests {
             "--socket",
             "--socket",
             "--socket",
+            "restart the socket unit",
+            "socket unit",
             "--prometheus-port",
             "--socket",
         ];

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   signals blocked -> log -> kernel -> lock file -> metrics port -> memory, payload, prefault -> control segment
-//!   -> store -> liveness word -> socket -> READY -> the loop ... -> counters folded, clients told -> metrics
+//!   -> store -> liveness word -> socket (own or passed) -> READY -> the loop ... -> counters folded, clients told -> metrics
 //!   -> socket and lock files -> log flushed
 //! ```
 //!
@@ -35,6 +35,7 @@ use crate::server::{
 };
 use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
+use crate::systemd::listen;
 use crate::telemetry::{Telemetry, specs};
 use crate::{critical, logging, random, systemd, telemetry};
 
@@ -92,7 +93,10 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     let handout = handout(&control, &payload)?;
     let (asker, questions) =
         questions().map_err(|error| fault("making an eventfd for the metrics", error))?;
-    let socket = place.listen()?;
+    let socket = match listen::take()? {
+        Some(passed) => place.adopt(passed)?,
+        None => place.listen()?,
+    };
     say_start(&config, &payload, &place, metrics.as_ref());
     let access = AccessRules::new(nix::unistd::geteuid().as_raw(), &config.access);
     let server = Server::new(Parts {

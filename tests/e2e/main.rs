@@ -22,6 +22,8 @@ mod quota;
 mod read_path;
 mod reload;
 mod scrapes;
+mod service_manager;
+mod socket_activation;
 mod startup_errors;
 mod system_calls;
 mod telemetry;

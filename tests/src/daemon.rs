@@ -11,6 +11,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,7 +28,7 @@ use crate::worker::end_with_parent;
 use crate::{PATIENCE, RawClient, Scrape, wait_until};
 
 /// Variables of the caller that would change what a daemon or a client does.
-const FOREIGN_VARIABLES: [&str; 8] = [
+const FOREIGN_VARIABLES: [&str; 11] = [
     "LMCACHE_LOG_LEVEL",
     "JOURNAL_STREAM",
     "NO_COLOR",
@@ -36,6 +37,9 @@ const FOREIGN_VARIABLES: [&str; 8] = [
     "NOTIFY_SOCKET",
     "LISTEN_PID",
     "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
 ];
 
 /// Flags of a test that says nothing of them: small, quick, and out of the way of others.
@@ -76,6 +80,7 @@ pub struct DaemonSpec {
     socket: Option<PathBuf>,
     is_at_usual_place: bool,
     wrapper: Vec<OsString>,
+    passed: Option<Arc<OwnedFd>>,
     reads_stderr: bool,
 }
 
@@ -99,6 +104,7 @@ impl DaemonSpec {
             socket: None,
             is_at_usual_place: false,
             wrapper: Vec::new(),
+            passed: None,
             reads_stderr: true,
         }
     }
@@ -140,6 +146,15 @@ impl DaemonSpec {
     pub fn wrapped(mut self, words: &[&str]) -> Self {
         self.wrapper = words.iter().map(OsString::from).collect();
         self
+    }
+
+    /// With this descriptor as number 3, as a service manager passes it. Its environment gets the process's own id by a
+    /// shell in between, which becomes the daemon.
+    pub fn passed(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.passed = Some(Arc::new(descriptor.into()));
+        self.variable("LISTEN_FDS", "1")
+            .variable("LISTEN_FDNAMES", "hostkvd.socket")
+            .wrapped(&["sh", "-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"])
     }
 
     /// With a standard error that nobody reads.
@@ -196,6 +211,11 @@ impl DaemonSpec {
             .stderr(Stdio::piped());
         // SAFETY: prctl is async-signal-safe and touches nothing of this process.
         unsafe { command.pre_exec(end_with_parent) };
+        if let Some(passed) = &self.passed {
+            let passed = Arc::clone(passed);
+            // SAFETY: dup and dup2 are async-signal-safe, and the descriptor is open as long as the command is there.
+            unsafe { command.pre_exec(move || pass_as_3(passed.as_raw_fd())) };
+        }
         command
     }
 
@@ -254,6 +274,20 @@ impl DaemonSpec {
             status,
             stderr: reader.join().unwrap().unwrap(),
         }
+    }
+}
+
+/// Makes a descriptor number 3 of a child, for it to inherit.
+fn pass_as_3(descriptor: RawFd) -> std::io::Result<()> {
+    // SAFETY: the calls take numbers. The copy in between clears close-on-exec also when it is number 3 already.
+    let done = unsafe {
+        let copy = libc::dup(descriptor);
+        copy >= 0 && libc::dup2(copy, 3) == 3 && (copy == 3 || libc::close(copy) == 0)
+    };
+    if done {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
     }
 }
 

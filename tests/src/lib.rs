@@ -19,6 +19,7 @@
 )]
 
 mod daemon;
+mod manager;
 mod pool;
 mod raw;
 mod scrape;
@@ -26,6 +27,7 @@ mod skip;
 mod worker;
 
 pub use daemon::{Daemon, DaemonSpec, FailedStart, daemon_program};
+pub use manager::{Manager, Notice};
 pub use pool::{
     Random, assert_reads, fill, is_filled, key, keys, keyspace, keyspace_config, request,
     reserve_items, seed, statuses_of, store, store_sized, wait_until,

@@ -7,6 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::systemd::listen::ListenError;
 use crate::telemetry::specs::SpecError;
 
 /// One reason why a configuration is refused.
@@ -129,6 +130,21 @@ pub enum ConfigError {
         /// What the system says.
         source: io::Error,
     },
+    /// The service manager passed a socket that is elsewhere.
+    #[error(
+        "{name} is {socket:?}, and the socket that the service manager passes is at {passed:?}; leave {name} away, or give the same path to the socket unit"
+    )]
+    OtherSocketPassed {
+        /// The flag, the variable, or the key and its file.
+        name: String,
+        /// Where the configuration wants it.
+        socket: String,
+        /// Where it is.
+        passed: PathBuf,
+    },
+    /// What the service manager passed is no socket that can be served on.
+    #[error(transparent)]
+    PassedSocket(#[from] ListenError),
     /// Nothing says where the socket belongs.
     #[error(
         "there is no folder for the socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR names one, and only root uses /run/hostkv; give --socket PATH"
@@ -140,7 +156,7 @@ impl ConfigError {
     /// 2 for what the operator wrote, 1 for what the environment lacks.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSocketPlace => 1,
+            Self::NoSocketPlace | Self::PassedSocket(_) => 1,
             _ => 2,
         }
     }

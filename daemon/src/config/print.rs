@@ -48,6 +48,7 @@ impl Shown {
             Origin::Flag => "flag".into(),
             Origin::Environment => format!("environment {}", self.setting.variable()),
             Origin::File(path) => format!("file {}", path.display().to_string().escape_debug()),
+            Origin::Passed => "socket of the service manager".into(),
             Origin::Default => match self.follows {
                 Some(other) => format!("default, follows from {}", other.key()),
                 None if self.value.is_empty() => "default, none".into(),

@@ -5,7 +5,7 @@
 //! was decided here.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check;
@@ -199,20 +199,35 @@ impl Resolver<'_> {
                 && PathBuf::from(&text).file_name().is_some();
             if is_good { Ok(text) } else { Err(given.bad()) }
         };
-        let default = match self.layers.given(&setting::SOCKET) {
-            Some(_) => String::new(),
-            None => {
-                let path = self.socket_folder()? + "/hostkv.sock";
-                // The same rule, whoever chose the path.
-                let as_given = Given {
-                    setting: &setting::SOCKET,
-                    texts: vec![path],
-                    origin: Origin::Default,
-                };
-                check(&as_given)?
-            }
+        let given = self.layers.given(&setting::SOCKET);
+        let passed = self.host.passed_socket()?;
+        if let (Some(given), Some(passed)) = (&given, &passed)
+            && passed != Path::new(&given.text())
+        {
+            return Err(ConfigError::OtherSocketPassed {
+                name: given.name(),
+                socket: given.text(),
+                passed: passed.clone(),
+            });
+        }
+        // The same rule, whoever chose the path.
+        let chosen = |path, origin| Given {
+            setting: &setting::SOCKET,
+            texts: vec![path],
+            origin,
         };
-        let path = self.take(&setting::SOCKET, default, check, String::clone)?;
+        let given = match (given, passed) {
+            (Some(given), _) => given,
+            (None, Some(passed)) => chosen(passed.to_string_lossy().into_owned(), Origin::Passed),
+            (None, None) => chosen(self.socket_folder()? + "/hostkv.sock", Origin::Default),
+        };
+        let path = check(&given)?;
+        self.shown.push(Shown {
+            setting: &setting::SOCKET,
+            value: print::string(&path),
+            origin: given.origin,
+            follows: None,
+        });
         Ok(PathBuf::from(path))
     }
 

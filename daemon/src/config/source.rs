@@ -19,6 +19,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::error::ConfigError;
 use super::setting::{self, Setting, Shape, Sources};
+use crate::systemd::listen::{self, ListenError};
 
 /// What the configuration asks of the world outside.
 pub trait Host {
@@ -32,6 +33,8 @@ pub trait Host {
     fn has_folder(&self, path: &Path) -> bool;
     /// Whether the process runs as root.
     fn is_root(&self) -> bool;
+    /// Where the socket is that the service manager passed, if it did.
+    fn passed_socket(&self) -> Result<Option<PathBuf>, ListenError>;
 }
 
 /// The real world.
@@ -58,6 +61,10 @@ impl Host for Process {
     fn is_root(&self) -> bool {
         nix::unistd::Uid::effective().is_root()
     }
+
+    fn passed_socket(&self) -> Result<Option<PathBuf>, ListenError> {
+        listen::passed_path()
+    }
 }
 
 /// Where a value comes from.
@@ -66,6 +73,8 @@ pub(super) enum Origin {
     Flag,
     Environment,
     File(PathBuf),
+    /// The socket that the service manager passed.
+    Passed,
     Default,
 }
 
@@ -82,7 +91,7 @@ impl Given {
     /// The setting in the spelling of its source.
     pub(super) fn name(&self) -> String {
         match &self.origin {
-            Origin::Flag | Origin::Default => self.setting.flag(),
+            Origin::Flag | Origin::Passed | Origin::Default => self.setting.flag(),
             Origin::Environment => self.setting.variable(),
             Origin::File(path) => format!("{} in {path:?}", self.setting.key()),
         }

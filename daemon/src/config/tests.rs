@@ -4,10 +4,11 @@ mod refusals;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::setting::{self, Setting, Shape, Sources};
 use super::*;
+use crate::systemd::listen::ListenError;
 
 /// A world of its own for each test.
 #[derive(Default)]
@@ -15,6 +16,7 @@ struct World {
     variables: BTreeMap<String, OsString>,
     files: BTreeMap<String, String>,
     is_root: bool,
+    passed_socket: Option<PathBuf>,
 }
 
 impl World {
@@ -93,6 +95,10 @@ impl Host for World {
 
     fn is_root(&self) -> bool {
         self.is_root
+    }
+
+    fn passed_socket(&self) -> Result<Option<PathBuf>, ListenError> {
+        Ok(self.passed_socket.clone())
     }
 }
 
@@ -418,6 +424,28 @@ fn a_time_to_live_of_zero_is_none() {
     ]);
     assert_eq!(config.limits.write_ttl, None);
     assert_eq!(config.limits.read_ttl, Some(Duration::from_millis(250)));
+}
+
+#[test]
+fn a_passed_socket_says_where_and_another_path_is_refused() {
+    let mut world = World {
+        passed_socket: Some("/run/hostkv/hostkv.sock".into()),
+        ..World::default()
+    };
+    // Not even a folder for a socket of its own is needed.
+    let config = world.run(&[]);
+    assert_eq!(config.socket, Path::new("/run/hostkv/hostkv.sock"));
+    let print = world.print(&[]);
+    assert!(
+        print.contains("# socket of the service manager\n"),
+        "{print}"
+    );
+    world.run(&["--socket", "/run/hostkv/hostkv.sock"]);
+    world.set("HOSTKV_SOCKET", "/tmp/x.sock");
+    let sentence = world.sentence(&[]);
+    for part in ["HOSTKV_SOCKET", "/tmp/x.sock", "/run/hostkv/hostkv.sock"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
 }
 
 #[test]

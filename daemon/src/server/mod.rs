@@ -7,7 +7,8 @@
 //!   epoll --> listener ----> accept, who is it? ----> Client (AwaitHello)      listener.rs, peer.rs
 //!         --> socket ------> frames, at most 16 a turn --> request/ --> store  session.rs, connection.rs
 //!         --> pidfd -------> last frames, then the session's account is closed liveness.rs
-//!         --> timer -------> every 100 ms: store.tick, late HELLOs; at most every second: orphans
+//!         --> timer -------> every 100 ms: store.tick, late HELLOs, what the service manager
+//!                            is to hear (reports.rs); at most every second: orphans
 //!         --> eventfd -----> a scrape wants a snapshot                         snapshots.rs
 //!         --> signals -----> stop, reload                                      ../signal.rs
 //!   then, while the store has work: one slice of it, and the replies of requests that it finished
@@ -20,6 +21,7 @@ mod connection;
 mod listener;
 mod liveness;
 mod peer;
+mod reports;
 mod session;
 mod shared;
 mod snapshots;
@@ -56,6 +58,7 @@ use alive::AliveMark;
 use connection::Connection;
 use listener::{Accepted, HalfOpen, Listener};
 use liveness::ProcessMaps;
+use reports::Reports;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -136,6 +139,7 @@ pub struct Server {
     half_open: HalfOpen,
     header: HeaderView,
     alive: AliveMark,
+    reports: Reports,
     next_fold: Nanos,
     next_orphan_look: Nanos,
     /// Processes with orphans that have not had their turn in this round.
@@ -185,6 +189,7 @@ impl Server {
             last_client: token::FIRST_CLIENT,
             half_open: HalfOpen::default(),
             alive: parts.alive,
+            reports: Reports::new(now),
             next_fold: now,
             next_orphan_look: now,
             orphan_pids: Vec::new(),
@@ -418,6 +423,7 @@ impl Server {
         let _ = self.timer.wait();
         let now = monotonic_ns();
         self.shared.store.tick(now);
+        self.reports.tick(now, || self.shared.store.gauges());
         if self.listener.resumes(now) {
             self.listen(true)?;
         }

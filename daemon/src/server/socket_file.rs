@@ -7,6 +7,8 @@
 //!   folder (made if need be) --> lock file, flock, pid inside --> ... --> stale socket away, bind, modes, listen
 //!   end:    socket file away --> lock file away --> lock freed
 //! ```
+//!
+//! A socket of the service manager is adopted instead: its file, with its rights, is the manager's, before and after.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -33,6 +35,7 @@ const BACKLOG: i32 = 256;
 pub struct SocketPlace {
     path: PathBuf,
     mode: u32,
+    mode_was_set: bool,
     group: Option<SocketGroup>,
 }
 
@@ -42,6 +45,7 @@ impl SocketPlace {
         SocketPlace {
             path: config.socket.clone(),
             mode: config.socket_mode,
+            mode_was_set: config.socket_mode_was_set,
             group: config.socket_group.clone(),
         }
     }
@@ -129,10 +133,40 @@ impl SocketPlace {
         Ok(())
     }
 
+    /// A process whose own group it is has nothing to change, and needs no right to.
     fn give_to_group(&self, path: &Path) -> io::Result<()> {
         match &self.group {
-            Some(group) => chown(path, None, Some(group.gid)),
-            None => Ok(()),
+            Some(group) if fs::symlink_metadata(path)?.gid() != group.gid => {
+                chown(path, None, Some(group.gid))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says so when the file that the service manager made is not as the configuration would have made it.
+    fn compare_rights(&self, found: &fs::Metadata) {
+        let mode = found.mode() & 0o777;
+        let other_group = self
+            .group
+            .as_ref()
+            .filter(|group| group.gid != found.gid() || mode & 0o020 == 0);
+        if let Some(group) = other_group {
+            log::warn!(
+                "The service manager's socket {:?} has mode {mode:04o} and group {}, so that group {} can't connect by it; set \
+                 SocketGroup={} and SocketMode=0660 in the socket unit",
+                self.path,
+                found.gid(),
+                group.name,
+                group.name,
+            );
+        }
+        if self.mode_was_set && mode != self.mode {
+            log::warn!(
+                "The service manager's socket {:?} has mode {mode:04o}, not {:04o}: SocketMode= of the socket unit decides, and \
+                 --socket-mode does not",
+                self.path,
+                self.mode,
+            );
         }
     }
 
@@ -251,6 +285,23 @@ impl LockedPlace {
         Ok(server)
     }
 
+    /// Serves on the socket that the service manager made at this path. It keeps the file: nothing here removes it.
+    pub fn adopt(&mut self, socket: OwnedFd) -> Result<OwnedFd, StartError> {
+        let path = &self.place.path;
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                self.place.compare_rights(&found);
+                Ok(socket)
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.place.fault("looking at", path, error))
+            }
+            _ => Err(StartError::PassedSocketGone {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
     fn remove_stale(&self, path: &Path) -> Result<(), StartError> {
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
@@ -330,6 +381,7 @@ mod tests {
         SocketPlace {
             path,
             mode,
+            mode_was_set: true,
             group: None,
         }
     }
@@ -352,6 +404,7 @@ mod tests {
         let grouped = SocketPlace {
             path: root.path().join("c/hostkv.sock"),
             mode: 0o660,
+            mode_was_set: false,
             group: Some(SocketGroup {
                 name: "own".to_owned(),
                 gid: nix::unistd::getegid().as_raw(),
@@ -455,6 +508,30 @@ mod tests {
         assert!(path.exists() && second.lock_path.exists());
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_of_the_service_manager_is_served_on_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("hostkv.sock");
+        let passed = new_socket().unwrap();
+        bind(passed.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&passed, Backlog::new(1).unwrap()).unwrap();
+        let mut locked = place(path.clone(), 0o600).lock().unwrap();
+        let served = locked.adopt(passed.try_clone().unwrap()).unwrap();
+        assert!(place(path.clone(), 0o600).lock().is_err(), "one instance");
+        drop((locked, served));
+        assert!(path.exists());
+        assert_eq!(
+            fs::read_dir(root.path()).unwrap().count(),
+            1,
+            "the lock is gone"
+        );
+
+        fs::remove_file(&path).unwrap();
+        let mut locked = place(path, 0o600).lock().unwrap();
+        let error = locked.adopt(passed).unwrap_err().to_string();
+        assert!(error.contains("restart the socket unit"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::shared::Handout;
 use super::*;
 use crate::config::{Host, Invocation};
 use crate::request::tests::{hello, pool};
+use crate::systemd::listen::ListenError;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
 use hostkv_shm_protocol::wire::hello::Challenge;
 use hostkv_shm_protocol::wire::request::Request;
@@ -12,7 +13,7 @@ use nix::sys::socket::{
     socket,
 };
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A host without files, variables and groups.
@@ -37,6 +38,10 @@ impl Host for Nowhere {
 
     fn is_root(&self) -> bool {
         true
+    }
+
+    fn passed_socket(&self) -> Result<Option<PathBuf>, ListenError> {
+        Ok(None)
     }
 }
 
