@@ -14,8 +14,9 @@
 //!
 //! Module order, each using only those above it: [`error`], `fork`, [`mapping`], [`connection`], [`chunk_keys`],
 //! [`copy`], `pin_slots`, `read_path`, `pins_pool`, `session::inner`, [`lease`], [`reservation`], [`session`],
-//! [`ffi`].
+//! [`admin`], [`ffi`].
 
+pub mod admin;
 pub mod chunk_keys;
 pub mod connection;
 pub mod copy;

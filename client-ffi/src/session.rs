@@ -434,6 +434,16 @@ impl Session {
         }
     }
 
+    /// One request of an operator and its reply.
+    pub(crate) fn ask_daemon(&self, request: &WireRequest) -> Result<Reply> {
+        let _hold = self.inner.enter()?;
+        self.inner.call(request)
+    }
+
+    pub(crate) fn strange_reply(&self, message: &str) -> Error {
+        self.inner.strange_reply(message)
+    }
+
     /// What every call with a keyspace begins with.
     #[inline]
     fn enter_batch(&self, keyspace: KeyspaceId, what: &str, count: usize) -> Result<Hold<'_>> {

@@ -30,8 +30,8 @@ use crate::request::hello::PoolFacts;
 use crate::segment::{self, Payload, PayloadOptions, Segment, StartProgress};
 use crate::server::alive::AliveMark;
 use crate::server::{
-    AccessRules, Handout, LockedPlace, Parts, Server, SocketPlace, monotonic_ns, pidfd_open,
-    questions,
+    AccessRules, Handout, LockedPlace, Parts, Server, SocketPlace, StartFacts, monotonic_ns,
+    pidfd_open, questions,
 };
 use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
@@ -98,6 +98,12 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         None => place.listen()?,
     };
     say_start(&config, &payload, &place, metrics.as_ref());
+    let start = StartFacts {
+        started_at: monotonic_ns(),
+        page_kind: payload.kind(),
+        metrics_address: metrics.as_ref().map(|bound| bound.local_addr().to_string()),
+        descriptors_wanted: descriptors_wanted(config.limits.max_sessions),
+    };
     let access = AccessRules::new(nix::unistd::geteuid().as_raw(), &config.access);
     let server = Server::new(Parts {
         config,
@@ -110,6 +116,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         questions,
         socket,
         telemetry,
+        start,
     })
     .map_err(|error| fault("setting the loop up", error))?;
     let endpoint = match metrics {
@@ -157,9 +164,14 @@ fn abort_on_panic(log: logging::Logging) {
     }));
 }
 
+/// Descriptors that this many sessions and all else take.
+fn descriptors_wanted(max_sessions: u32) -> u64 {
+    u64::from(max_sessions) * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDE
+}
+
 /// Sessions need descriptors; a soft limit below the hard one is ours to raise.
 fn raise_descriptor_limit(max_sessions: u32) {
-    let wanted = u64::from(max_sessions) * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDE;
+    let wanted = descriptors_wanted(max_sessions);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };

@@ -82,6 +82,14 @@ pub struct Config {
     origins: Origins,
 }
 
+impl Config {
+    /// Every setting as it came out: its key, its value as TOML (empty = none) and where that comes from, in the order
+    /// of the help.
+    pub fn settings(&self) -> impl Iterator<Item = (String, String, String)> + '_ {
+        self.origins.shown.iter().map(Shown::described)
+    }
+}
+
 /// The group of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketGroup {

@@ -43,6 +43,12 @@ impl Shown {
         }
     }
 
+    /// Key, value and origin.
+    pub(super) fn described(&self) -> (String, String, String) {
+        let key = self.setting.key().to_string();
+        (key, self.value.clone(), self.origin_text())
+    }
+
     fn origin_text(&self) -> String {
         match &self.origin {
             Origin::Flag => "flag".into(),

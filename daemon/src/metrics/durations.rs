@@ -29,11 +29,17 @@ pub enum TimedRequest {
     Ping,
     /// HELLO.
     Hello,
+    /// LIST.
+    List,
+    /// STATE.
+    State,
+    /// RELOAD.
+    Reload,
 }
 
 impl TimedRequest {
     /// All of them, in the order of their numbers.
-    pub const ALL: [TimedRequest; 10] = [
+    pub const ALL: [TimedRequest; 13] = [
         TimedRequest::Resolve,
         TimedRequest::Reserve,
         TimedRequest::Commit,
@@ -44,6 +50,9 @@ impl TimedRequest {
         TimedRequest::Audit,
         TimedRequest::Ping,
         TimedRequest::Hello,
+        TimedRequest::List,
+        TimedRequest::State,
+        TimedRequest::Reload,
     ];
 
     /// The value of the label `request`.
@@ -59,6 +68,9 @@ impl TimedRequest {
             TimedRequest::Audit => "audit",
             TimedRequest::Ping => "ping",
             TimedRequest::Hello => "hello",
+            TimedRequest::List => "list",
+            TimedRequest::State => "state",
+            TimedRequest::Reload => "reload",
         }
     }
 }
@@ -99,7 +111,7 @@ mod tests {
             }
         }
         let counts = TimedRequest::ALL.map(|request| durations.of(request).count());
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
         let mut labels = TimedRequest::ALL.map(TimedRequest::label);
         labels.sort_unstable();
         assert!(labels.is_sorted_by(|a, b| a < b), "{labels:?}");

@@ -362,7 +362,7 @@ fn a_histogram_of_each_request_spans_1_us_to_10_s() {
         assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
     }
     let requests = shown.matches("_count{").count();
-    assert_eq!(requests, 10, "{shown}");
+    assert_eq!(requests, 13, "{shown}");
 }
 
 #[test]

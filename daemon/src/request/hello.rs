@@ -121,7 +121,7 @@ pub fn open(
     })?;
     let session = store.next_session_id();
     let parts = lease_parts(segment, &geometry, facts.instance_id, session)?;
-    store.open_session(session, parts, !is_read_only, applicant.is_admin);
+    store.open_session(session, parts, !is_read_only, applicant.is_admin, now);
     warn_of_clock(session, hello.mono_ns, now);
     Ok(Opened {
         session,

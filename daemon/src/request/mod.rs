@@ -4,7 +4,8 @@
 //! checked its form, and [`hello::open`] for the first. Nothing here knows of sockets.
 //!
 //! ```text
-//!   Request --> execute --> resolve, reserve, commit, abort, remove, clear, stats, audit, ping, bye --> Answer
+//!   Request --> execute --> resolve, reserve, commit, abort, remove, clear, stats, audit, list, ping, bye --> Answer
+//!                      \--> state, reload: allowed? ---------------------> Answer::OfLoop, carried out by server/
 //!   Hello   --> hello::open --> lease segment, the session's account --> HelloReply
 //! ```
 
@@ -14,16 +15,20 @@ mod bye;
 mod clear;
 mod commit;
 pub mod hello;
+mod list;
 mod ping;
+mod reload;
 mod remove;
 mod reserve;
 mod resolve;
+mod state;
 mod stats;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use hostkv_shm_protocol::id::SessionId;
+use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::request::Request;
 
@@ -58,14 +63,40 @@ pub enum Answer {
     Reply(Reply),
     /// Goes on over several turns of the loop; the answer comes with [`resumed`].
     Parked(Ticket),
+    /// Allowed, and about what only the loop has: the loop carries it out.
+    OfLoop(LoopRequest),
     /// The session has ended; this is its last reply.
     Ended(Reply),
+}
+
+/// A request about all sessions, or the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopRequest {
+    /// A page of the state, which begins after this session.
+    State {
+        /// A session's number; 0 = the first page.
+        cursor: u64,
+    },
+    /// The configuration is to be read again.
+    Reload,
 }
 
 impl From<Result<Reply, Refusal>> for Answer {
     fn from(result: Result<Reply, Refusal>) -> Answer {
         Answer::Reply(result.unwrap_or_else(refused))
     }
+}
+
+/// Refuses who is no admin; `what` is what it may not do.
+fn admins_only(caller: &Caller, what: &str) -> Result<(), Refusal> {
+    if caller.applicant.is_admin {
+        return Ok(());
+    }
+    let uid = caller.applicant.uid;
+    Err(Refusal {
+        status: Status::Permission,
+        text: format!("uid {uid} may not {what}; --admin-uid {uid} allows it"),
+    })
 }
 
 /// The reply to a request that is refused as a whole.
@@ -90,6 +121,9 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::Audit => audit::audit(store, caller).into(),
         Request::Ping => Answer::Reply(ping::ping()),
         Request::Bye => Answer::Ended(bye::bye(store, session, now)),
+        Request::List(list) => list::list(store, caller, &list, now).into(),
+        Request::State { cursor } => state::state(caller, cursor),
+        Request::Reload => reload::reload(caller),
     }
 }
 

@@ -13,7 +13,10 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::version::{ABI_HASH, PROTOCOL_VERSION};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::{Hello, HelloPrefix};
-use hostkv_shm_protocol::wire::request::{Held, HeldItem, Reserve, ReserveItem, Resolve};
+use hostkv_shm_protocol::wire::report::ObjectPage;
+use hostkv_shm_protocol::wire::request::{
+    Held, HeldItem, List, Reserve, ReserveItem, Resolve, list_flags,
+};
 use std::time::Duration;
 
 const PAYLOAD_BYTES: u64 = 8 << 20;
@@ -115,6 +118,7 @@ fn open(store: &mut Store, facts: &PoolFacts) -> Caller {
 fn reply(store: &mut Store, caller: &Caller, request: Request) -> Reply {
     match execute(store, caller, request, 1) {
         Answer::Reply(reply) | Answer::Ended(reply) => reply,
+        Answer::OfLoop(wanted) => panic!("{wanted:?} is the loop's"),
         Answer::Parked(ticket) => loop {
             if let Some(done) = store.slice(1).into_iter().find(|d| d.ticket == ticket) {
                 return resumed(done);
@@ -204,6 +208,144 @@ fn an_audit_is_for_admins_and_the_refusal_names_the_uid_and_the_flag() {
     };
     assert_eq!(audit.verdict, "");
     assert_eq!(audit.capacity_bytes, PAYLOAD_BYTES);
+}
+
+#[test]
+fn what_operators_ask_is_for_admins_and_the_refusal_names_the_uid_and_the_flag() {
+    let (mut store, facts) = pool();
+    let mut caller = open(&mut store, &facts);
+    let list = || {
+        Request::List(List {
+            flags: 0,
+            limit: 1,
+            cursor: 0,
+            model_name: String::new(),
+            cache_salt: String::new(),
+        })
+    };
+    for request in [list(), Request::State { cursor: 0 }, Request::Reload] {
+        let Reply::Error { status, text } = reply(&mut store, &caller, request) else {
+            panic!("not refused");
+        };
+        assert_eq!(status, Status::Permission);
+        assert!(text.contains("--admin-uid 1000"), "{text}");
+    }
+    caller.applicant.is_admin = true;
+    for (request, wanted) in [
+        (
+            Request::State { cursor: 7 },
+            LoopRequest::State { cursor: 7 },
+        ),
+        (Request::Reload, LoopRequest::Reload),
+    ] {
+        let answer = execute(&mut store, &caller, request, 1);
+        assert_eq!(answer, Answer::OfLoop(wanted));
+    }
+    assert!(matches!(
+        reply(&mut store, &caller, list()),
+        Reply::Listed(_)
+    ));
+}
+
+#[test]
+fn a_walk_meets_every_object_once_whatever_comes_and_goes_and_ends_wherever_it_begins() {
+    let (mut store, facts) = pool();
+    let mut caller = open(&mut store, &facts);
+    caller.applicant.is_admin = true;
+    let mut op_id = 0;
+    let mut put = |store: &mut Store, model: &str, salt: &str, first: u8| {
+        let resolve = Request::Resolve(Resolve {
+            flags: 0,
+            tokens_per_key: 16,
+            layout_fingerprint: 9,
+            model_name: model.to_owned(),
+            cache_salt: salt.to_owned(),
+        });
+        let Reply::Resolved { keyspace, .. } = reply(store, &caller, resolve) else {
+            panic!("not resolved");
+        };
+        let key = Key::new(&[first; 32], 5, 3, 4, keyspace).unwrap();
+        op_id += 1;
+        let reserve = Request::Reserve(Reserve {
+            op_id: OpId(op_id),
+            request_id: String::new(),
+            device: String::new(),
+            items: vec![ReserveItem {
+                key,
+                len_bytes: 5000,
+            }],
+        });
+        let Reply::Reserved(items) = reply(store, &caller, reserve) else {
+            panic!("not reserved");
+        };
+        let held = Held {
+            op_id: OpId(op_id),
+            items: vec![HeldItem {
+                entry: items[0].entry,
+                generation: items[0].generation,
+            }],
+        };
+        reply(store, &caller, Request::Commit(held));
+        key
+    };
+    let keys: Vec<Key> = (0..60).map(|i| put(&mut store, "a", "", i)).collect();
+    put(&mut store, "a", "secret", 200);
+    put(&mut store, "b", "secret", 201);
+    let page = |store: &mut Store, flags, limit, cursor, model: &str, salt: &str| {
+        let list = Request::List(List {
+            flags,
+            limit,
+            cursor,
+            model_name: model.to_owned(),
+            cache_salt: salt.to_owned(),
+        });
+        let Reply::Listed(json) = reply(store, &caller, list) else {
+            panic!("no page");
+        };
+        assert!(!json.contains("secret"), "{json}");
+        serde_json::from_str::<ObjectPage>(&json).unwrap()
+    };
+    // Half of the objects go during the walk, and others take their entries.
+    let mut met = Vec::new();
+    let mut cursor = 0;
+    for step in 0.. {
+        let part = page(&mut store, list_flags::BY_MODEL, 7, cursor, "a", "");
+        assert!(part.objects.len() <= 7);
+        met.extend(part.objects);
+        if step == 2 {
+            reply(&mut store, &caller, Request::Remove(keys[30..].to_vec()));
+            while store.has_work() {
+                store.slice(2);
+            }
+            for i in 100..110 {
+                put(&mut store, "b", "", i);
+            }
+        }
+        match part.next_cursor {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    let stayed: Vec<&str> = met
+        .iter()
+        .map(|object| object.chunk_hash.as_str())
+        .filter(|hash| u8::from_str_radix(&hash[..2], 16).unwrap() < 30)
+        .collect();
+    let wanted: Vec<String> = (0..30).map(|i| format!("{i:02x}").repeat(5)).collect();
+    assert_eq!(stayed, wanted);
+    let salted = met.iter().filter(|object| object.is_salted).count();
+    assert_eq!(salted, 1);
+    let one = &met[0];
+    assert_eq!(
+        (one.kv_rank, one.object_group_id, one.len_bytes),
+        (3, 4, 5000)
+    );
+    let by_salt = page(&mut store, list_flags::BY_SALT, 1024, 0, "", "secret");
+    assert_eq!(by_salt.objects.len(), 2);
+    for cursor in [1024, 1 << 32, u64::MAX] {
+        let past = page(&mut store, 0, 1024, cursor, "", "");
+        assert_eq!((past.objects.len(), past.next_cursor), (0, None));
+    }
 }
 
 #[test]

@@ -26,12 +26,14 @@ mod session;
 mod shared;
 mod snapshots;
 mod socket_file;
+mod state;
 
 pub use peer::{AccessRules, Credentials, Peer, pidfd_open};
 pub use session::{Client, Step};
 pub use shared::{Handout, Shared};
 pub use snapshots::{Asker, Questions, questions};
 pub use socket_file::{LockedPlace, SocketPlace};
+pub use state::StartFacts;
 
 use std::collections::HashMap;
 use std::io;
@@ -44,12 +46,14 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use hostkv_shm_protocol::control::header::{HeaderView, State};
+use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::Ordering;
+use hostkv_shm_protocol::wire::reply::Reply;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
-use crate::request::{refused, resumed};
+use crate::request::{LoopRequest, refused, resumed};
 use crate::signal::{Signals, Wish};
 use crate::store::{Nanos, Refusal, Store};
 use crate::telemetry::Telemetry;
@@ -123,6 +127,8 @@ pub struct Parts {
     pub socket: OwnedFd,
     /// Where events go; none while telemetry is off.
     pub telemetry: Option<Telemetry>,
+    /// What operators are told of the start.
+    pub start: StartFacts,
 }
 
 /// The loop and all that it owns.
@@ -133,6 +139,7 @@ pub struct Server {
     timer: TimerFd,
     questions: Questions,
     config: Config,
+    start: StartFacts,
     shared: Shared,
     clients: HashMap<u64, (Client, EpollFlags)>,
     last_client: u64,
@@ -185,6 +192,7 @@ impl Server {
                 parts.telemetry,
             ),
             config: parts.config,
+            start: parts.start,
             clients: HashMap::new(),
             last_client: token::FIRST_CLIENT,
             half_open: HalfOpen::default(),
@@ -248,7 +256,8 @@ impl Server {
                 while let Some(wish) = self.signals.next() {
                     match wish {
                         Wish::Stop(signal) => return Ok(Some(signal)),
-                        Wish::Reload => self.reload(),
+                        // The log has all that the answer says.
+                        Wish::Reload => drop(self.reload()),
                     }
                 }
             }
@@ -292,6 +301,12 @@ impl Server {
                         Step::Idle
                     }
                 });
+                if let Some(Step::Asks(wanted, asked)) = step {
+                    let reply = self.carry_out(wanted);
+                    step = self.call(client, |client, shared| {
+                        client.answer(shared, asked, &reply)
+                    });
+                }
                 match step {
                     Some(Step::Opened) => self.half_open.remove(client),
                     Some(Step::Handled) => {}
@@ -302,10 +317,35 @@ impl Server {
         self.settle(client, step)
     }
 
+    /// Carries out a request that is about all sessions, or the configuration.
+    fn carry_out(&mut self, wanted: LoopRequest) -> Reply {
+        match wanted {
+            LoopRequest::State { cursor } => {
+                let clients = &self.clients;
+                let client_of = |number| clients.get(&number).map(|(client, _)| client);
+                let now = monotonic_ns();
+                state::page(
+                    &mut self.shared,
+                    &self.config,
+                    &self.start,
+                    client_of,
+                    cursor,
+                    now,
+                )
+            }
+            LoopRequest::Reload => self.reload().unwrap_or_else(|error| Reply::Error {
+                status: Status::InvalidArgument,
+                text: format!("nothing is changed, the configuration is refused: {error}"),
+            }),
+        }
+    }
+
     /// Does what a client's last step asks of the loop.
     fn settle(&mut self, client: u64, step: Option<Step>) -> io::Result<()> {
         match step {
             None => {}
+            // Carried out and answered by then; else its client has gone meanwhile.
+            Some(Step::Asks(..)) => {}
             Some(Step::Idle | Step::Handled | Step::Opened) => self.watch_socket(client)?,
             // The socket is closed, which takes it out of epoll; the pidfd stays. A HELLO that was accepted and could
             // not be answered ends here too: its client must not be dropped for being late.
@@ -374,7 +414,7 @@ impl Server {
             .and_then(|admitted| match random_bytes() {
                 Ok(nonce) => Ok((admitted, nonce)),
                 Err(error) => Err(Refusal {
-                    status: hostkv_shm_protocol::status::Status::System,
+                    status: Status::System,
                     text: format!("the kernel gives no random bytes: {error}"),
                 }),
             });
@@ -511,34 +551,38 @@ impl Server {
         }
     }
 
-    /// Reads the configuration again; what changed holds for sessions opened from now on.
-    fn reload(&mut self) {
+    /// Reads the configuration again; what changed holds for sessions opened from now on. The log and the reply say what
+    /// changed and what could not.
+    fn reload(&mut self) -> Result<Reply, ConfigError> {
         systemd::reloading();
-        match config::reload(&self.config) {
-            Ok((new, changed, kept)) => {
-                logging::set_level(new.log_level.as_deref());
-                self.shared.access.replace(&new.access);
-                self.shared.limits = new.limits.clone();
-                self.shared.store.set_limits(
-                    new.eviction.trigger_watermark,
-                    new.eviction.ratio,
-                    new.limits.max_reserved_ratio,
-                    new.limits.max_keyspaces,
-                );
-                self.config = new;
-                for line in changed {
-                    log::info!("Reload: {line}");
-                }
-                for line in kept {
-                    log::warn!("Reload: {line}");
-                }
-                log::info!("Reload: done.");
-            }
-            Err(error) => {
-                log::error!("Reload: nothing is changed, the configuration is refused: {error}");
-            }
-        }
+        let reply = self.apply_configuration();
         systemd::ready();
+        reply
+    }
+
+    fn apply_configuration(&mut self) -> Result<Reply, ConfigError> {
+        let loaded = config::reload(&self.config);
+        let (new, changed, kept) = loaded.inspect_err(|error| {
+            log::error!("Reload: nothing is changed, the configuration is refused: {error}");
+        })?;
+        logging::set_level(new.log_level.as_deref());
+        self.shared.access.replace(&new.access);
+        self.shared.limits = new.limits.clone();
+        self.shared.store.set_limits(
+            new.eviction.trigger_watermark,
+            new.eviction.ratio,
+            new.limits.max_reserved_ratio,
+            new.limits.max_keyspaces,
+        );
+        self.config = new;
+        for line in &changed {
+            log::info!("Reload: {line}");
+        }
+        for line in &kept {
+            log::warn!("Reload: {line}");
+        }
+        log::info!("Reload: done.");
+        Ok(state::reloaded(changed, kept))
     }
 
     /// Ends what the loop owns, in the order in which clients may notice.

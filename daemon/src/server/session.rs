@@ -24,18 +24,19 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, NONCE_BYTES};
 use hostkv_shm_protocol::wire::reply::Reply;
+use hostkv_shm_protocol::wire::report::SessionState;
 use hostkv_shm_protocol::wire::request::Request;
 use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
 use super::liveness::{self, LeaseFile, Maps, ProcessMaps};
-use super::monotonic_ns;
 use super::peer::Peer;
 use super::shared::Shared;
+use super::{SECOND_NS, monotonic_ns};
 use crate::metrics::TimedRequest;
 use crate::request::hello;
-use crate::request::{self, Answer, Applicant, Caller};
-use crate::store::{Nanos, Refusal, SessionEnd, Ticket};
+use crate::request::{self, Answer, Applicant, Caller, LoopRequest};
+use crate::store::{Nanos, Refusal, SessionEnd, Store, Ticket};
 
 /// What a request is in the durations; BYE is not in them.
 fn timed(request: &Request) -> Option<TimedRequest> {
@@ -49,6 +50,9 @@ fn timed(request: &Request) -> Option<TimedRequest> {
         Request::Stats => TimedRequest::Stats,
         Request::Audit => TimedRequest::Audit,
         Request::Ping => TimedRequest::Ping,
+        Request::List(_) => TimedRequest::List,
+        Request::State { .. } => TimedRequest::State,
+        Request::Reload => TimedRequest::Reload,
         Request::Bye => return None,
     })
 }
@@ -62,6 +66,8 @@ pub enum Step {
     Handled,
     /// HELLO was accepted.
     Opened,
+    /// A request that only the loop can carry out; its reply goes to [`Client::answer`].
+    Asks(LoopRequest, Asked),
     /// The socket is gone, the session is not.
     Orphaned,
     /// All is over.
@@ -73,14 +79,15 @@ pub enum Step {
 struct Session {
     id: SessionId,
     name: String,
+    library_version: String,
     lease: LeaseFile,
     /// Requests that go on in the store.
     parked: HashMap<Ticket, Asked>,
 }
 
 /// A request that is being carried out.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
     /// The number of its reply; none where no reply is wanted.
     reply_to: Option<u64>,
     /// What it is in the durations; BYE is not in them.
@@ -156,6 +163,37 @@ impl Client {
     /// The process that connected.
     pub fn pid(&self) -> i32 {
         self.applicant.pid
+    }
+
+    /// What is known of its session, once there is one.
+    pub fn state(&self, store: &Store, now: Nanos) -> Option<SessionState> {
+        let (session, is_orphaned) = match &self.state {
+            State::Serving { session, .. } => (session, false),
+            State::Orphaned { session, .. } => (session, true),
+            State::AwaitHello { .. } | State::Ended => return None,
+        };
+        let figures = store.session_figures(session.id)?;
+        Some(SessionState {
+            session_id: session.id.0,
+            pid: self.applicant.pid,
+            uid: self.applicant.uid,
+            name: session.name.clone(),
+            library_version: session.library_version.clone(),
+            age_seconds: now.saturating_sub(figures.opened_at) / SECOND_NS,
+            can_write: figures.can_write,
+            is_admin: self.applicant.is_admin,
+            is_orphaned,
+            pin_slot_count: figures.pin_slot_count,
+            pin_count: figures.pin_count,
+            pinned_bytes: figures.pinned_bytes,
+            reserved_bytes: figures.reserved_bytes,
+            reservation_count: figures.reservation_count,
+            keyspace_count: figures.keyspace_count,
+            read_requests: figures.reads.read_requests,
+            read_succeed_keys: figures.reads.read_succeed_keys,
+            read_failed_keys: figures.reads.read_failed_keys,
+            write_keys: figures.write_keys,
+        })
     }
 
     /// Whether its process lives without a socket.
@@ -303,6 +341,7 @@ impl Client {
             session: Session {
                 id,
                 name: wishes.client_name,
+                library_version: wishes.client_version,
                 lease,
                 parked: HashMap::new(),
             },
@@ -339,6 +378,7 @@ impl Client {
                 session.parked.insert(ticket, asked);
                 Step::Handled
             }
+            Answer::OfLoop(wanted) => Step::Asks(wanted, asked),
             Answer::Ended(reply) => {
                 if let Some(request_id) = asked.reply_to {
                     // Who has said BYE need not wait for the answer.
@@ -360,7 +400,8 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, shared: &mut Shared, asked: Asked, reply: &Reply) -> Step {
+    /// Sends the reply to a request that has been carried out.
+    pub fn answer(&mut self, shared: &mut Shared, asked: Asked, reply: &Reply) -> Step {
         let sent = asked
             .reply_to
             .map_or(Ok(()), |request_id| self.reply(request_id, reply));

@@ -73,6 +73,12 @@ fn with_server(play: impl FnOnce(&mut Server, &Path) + Send) {
             questions: questions().unwrap().1,
             socket: place.listen().unwrap(),
             telemetry: None,
+            start: StartFacts {
+                started_at: 0,
+                page_kind: "memfd, sparse".to_owned(),
+                metrics_address: None,
+                descriptors_wanted: 864,
+            },
             config: *config,
         })
         .unwrap();

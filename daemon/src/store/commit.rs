@@ -47,8 +47,7 @@ impl Store {
             }
             let bytes = self.extent_bytes(item.entry);
             let generation = self.index.publish(item.entry);
-            self.entries
-                .set_state(item.entry, EntryState::Committed, None);
+            self.entries.commit(item.entry, now / SECOND);
             self.policy.insert(&mut self.entries, item.entry);
             if let Some(key) = self.key_of(item.entry) {
                 let hash = self.index.hash(&key);
@@ -59,6 +58,9 @@ impl Store {
             *answer = committed(Status::Ok, generation);
         }
         self.stats.l1_write_keys += stored;
+        if let Some((_, ledger)) = self.session_mut(id) {
+            ledger.write_keys += stored;
+        }
         reservation.stored += stored as u32;
         if stored > 0 {
             log::info!(

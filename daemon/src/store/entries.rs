@@ -1,6 +1,6 @@
 //! What the daemon alone knows of each entry: its state, its owner, its place in the eviction order.
 //!
-//! Called by the store on the loop's thread. Private memory, 12 bytes an entry, allocated whole at start.
+//! Called by the store on the loop's thread. Private memory, 16 bytes an entry, allocated whole at start.
 //!
 //! ```text
 //!                    reserve              commit               unpublish
@@ -49,6 +49,8 @@ struct Aux {
     next: u32,
     /// State in the top 4 bits, owner (a session's slot) in the low 28.
     state_and_owner: u32,
+    /// Second of CLOCK_MONOTONIC in which it was last committed.
+    committed_s: u32,
 }
 
 /// All entries' records, the free list, and the links of the eviction order.
@@ -96,6 +98,7 @@ impl EntryTable {
                 prev: NONE,
                 next: if i + 1 < entry_count { i + 1 } else { NONE },
                 state_and_owner: OWNER_MASK,
+                committed_s: 0,
             })
             .collect();
         EntryTable {
@@ -150,6 +153,18 @@ impl EntryTable {
         self.counts[state as usize] += 1;
         self.aux[entry.index()].state_and_owner =
             (state as u32) << STATE_SHIFT | owner.unwrap_or(OWNER_MASK) & OWNER_MASK;
+    }
+
+    /// Moves a reserved entry to Committed, in this second of CLOCK_MONOTONIC.
+    pub fn commit(&mut self, entry: EntryNumber, now_s: u64) {
+        self.set_state(entry, EntryState::Committed, None);
+        // 136 years after the host's start.
+        self.aux[entry.index()].committed_s = u32::try_from(now_s).unwrap_or(u32::MAX);
+    }
+
+    /// The second of CLOCK_MONOTONIC in which an entry was last committed.
+    pub fn committed_s(&self, entry: EntryNumber) -> u32 {
+        self.aux[entry.index()].committed_s
     }
 
     /// Takes a free entry for `owner`, in state Reserved.

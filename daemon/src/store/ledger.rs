@@ -73,6 +73,16 @@ pub struct Ledger {
     pub reservations: HashMap<OpId, Reservation>,
     /// Keyspaces that it has open.
     pub keyspaces: HashSet<KeyspaceId>,
+    /// When it was opened.
+    pub opened_at: Nanos,
+    /// Its reads so far, as of the last fold.
+    pub reads: Growth,
+    /// Keys that it committed.
+    pub write_keys: u64,
+    /// Pins that the last scan found.
+    pub pin_count: u64,
+    /// Their bytes, counted once for each pin.
+    pub pinned_bytes: u64,
     /// What the last scan saw in each slot.
     pub seen: Vec<SeenPin>,
     /// Slots whose pin is void, and the word that it had then.
@@ -113,9 +123,29 @@ pub struct Growth {
     pub l1_read_keys: u64,
 }
 
+impl Growth {
+    /// What a client counted may be anything, and a total never goes round.
+    fn add(&mut self, more: Growth) {
+        for (total, more) in [
+            (&mut self.read_requests, more.read_requests),
+            (&mut self.read_succeed_keys, more.read_succeed_keys),
+            (&mut self.read_failed_keys, more.read_failed_keys),
+            (&mut self.l1_read_keys, more.l1_read_keys),
+        ] {
+            *total = total.saturating_add(more);
+        }
+    }
+}
+
 impl Ledger {
     /// An empty account.
-    pub fn new(id: SessionId, lease: LeaseParts, can_write: bool, is_admin: bool) -> Ledger {
+    pub fn new(
+        id: SessionId,
+        lease: LeaseParts,
+        can_write: bool,
+        is_admin: bool,
+        now: Nanos,
+    ) -> Ledger {
         Ledger {
             id,
             lease,
@@ -125,6 +155,11 @@ impl Ledger {
             reserved_bytes: 0,
             reservations: HashMap::new(),
             keyspaces: HashSet::new(),
+            opened_at: now,
+            reads: Growth::default(),
+            write_keys: 0,
+            pin_count: 0,
+            pinned_bytes: 0,
             seen: Vec::new(),
             void_pins: HashMap::new(),
             last_recount: 0,
@@ -139,12 +174,14 @@ impl Ledger {
     /// Takes the counters' growth since the last call.
     pub fn fold(&mut self) -> Growth {
         let (found, failed) = split_read_keys(self.grow(Counter::ReadKeys));
-        Growth {
+        let growth = Growth {
             read_requests: self.grow(Counter::ReadRequests),
             read_succeed_keys: found,
             read_failed_keys: failed,
             l1_read_keys: self.grow(Counter::L1ReadKeys),
-        }
+        };
+        self.reads.add(growth);
+        growth
     }
 
     /// One step: a piece of a sweep of the overflow bitmap when one is going on, or begins because `may_sweep` and the

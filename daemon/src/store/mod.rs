@@ -16,7 +16,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `audit`.
+//! `events`, `touches`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -28,6 +28,7 @@ mod evict;
 pub mod eviction;
 mod figures;
 pub mod ledger;
+mod list;
 pub mod names;
 mod parked;
 mod pins;
@@ -47,9 +48,10 @@ mod tests;
 
 pub use figures::Gauges;
 pub use ledger::LeaseParts;
+pub use list::ListFilter;
 pub use names::Resolved;
 pub use parked::{Outcome, Resumed, ResumedAnswer, Ticket};
-pub use sessions::SessionEnd;
+pub use sessions::{SessionEnd, SessionFigures};
 pub use slice::SLICE_NS;
 pub use stats::Stats;
 

@@ -191,6 +191,12 @@ impl Names {
         self.by_id.get(&id).map_or(0, |k| k.tokens_per_key)
     }
 
+    /// Model name and cache salt of the keyspace; none when another layout took its name.
+    pub fn name(&self, id: KeyspaceId) -> Option<(&str, &str)> {
+        let (model_name, cache_salt) = self.by_id.get(&id)?.name.as_ref()?;
+        Some((model_name, cache_salt))
+    }
+
     /// Number of keyspaces that have a name.
     pub fn count(&self) -> usize {
         self.by_name.len()

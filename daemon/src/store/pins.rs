@@ -145,6 +145,10 @@ pub struct Scan {
     void_named: HashSet<EntryNumber>,
     /// Bytes of the current session's pins that the scan before saw too, counted once for each pin.
     steady_bytes: u64,
+    /// The current session's pins.
+    pin_count: u64,
+    /// Their bytes, counted once for each pin.
+    pinned_bytes: u64,
     /// Sessions whose steady bytes are above the quota.
     suspects: Vec<usize>,
 }
@@ -175,6 +179,8 @@ impl Scan {
             figures: PinFigures::default(),
             void_named: HashSet::new(),
             steady_bytes: 0,
+            pin_count: 0,
+            pinned_bytes: 0,
             suspects: Vec::new(),
         }
     }
@@ -239,6 +245,8 @@ impl Scan {
                     if mark == Mark::Nonsense {
                         continue;
                     }
+                    self.pin_count += 1;
+                    self.pinned_bytes += bytes;
                     let figures = &mut self.figures;
                     figures.oldest = Some(figures.oldest.map_or(since, |oldest| oldest.min(since)));
                     if mark == Mark::First {
@@ -250,11 +258,15 @@ impl Scan {
                         }
                     }
                 }
+                session.pin_count = self.pin_count;
+                session.pinned_bytes = self.pinned_bytes;
             }
             if self.steady_bytes > pin_quota_bytes {
                 self.suspects.push(scanned.slot);
             }
             self.steady_bytes = 0;
+            self.pin_count = 0;
+            self.pinned_bytes = 0;
             self.at += 1;
             self.slot = 0;
         }

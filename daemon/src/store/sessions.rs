@@ -1,6 +1,6 @@
 //! Sessions: their accounts, their keyspaces, their counters, and the end that pays everything back.
 
-use super::ledger::{LeaseParts, Ledger};
+use super::ledger::{Growth, LeaseParts, Ledger};
 use super::names::{Asker, Resolved};
 use super::remove::Sweep;
 use super::{Nanos, Refusal, Store};
@@ -18,7 +18,50 @@ pub enum SessionEnd {
     Death,
 }
 
+/// What one session holds and has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionFigures {
+    /// When it was opened.
+    pub opened_at: Nanos,
+    /// Whether it may write.
+    pub can_write: bool,
+    /// Pin slots that it has.
+    pub pin_slot_count: u64,
+    /// Pins that the last scan found.
+    pub pin_count: u64,
+    /// Their bytes, counted once for each pin.
+    pub pinned_bytes: u64,
+    /// Bytes of its reserved and quarantined extents.
+    pub reserved_bytes: u64,
+    /// Reservations that it has open.
+    pub reservation_count: u64,
+    /// Keyspaces that it has open.
+    pub keyspace_count: u64,
+    /// Its reads, as of the last fold.
+    pub reads: Growth,
+    /// Keys that it committed.
+    pub write_keys: u64,
+}
+
 impl Store {
+    /// What one session holds; call [`Store::fold`] first for today's counts.
+    pub fn session_figures(&self, id: SessionId) -> Option<SessionFigures> {
+        let slot = self.session_slots.get(&id)?;
+        let ledger = self.sessions.get(*slot)?.as_ref()?;
+        Some(SessionFigures {
+            opened_at: ledger.opened_at,
+            can_write: ledger.can_write,
+            pin_slot_count: ledger.lease.pins.count() as u64,
+            pin_count: ledger.pin_count,
+            pinned_bytes: ledger.pinned_bytes,
+            reserved_bytes: ledger.reserved_bytes,
+            reservation_count: ledger.reservations.len() as u64,
+            keyspace_count: ledger.keyspaces.len() as u64,
+            reads: ledger.reads,
+            write_keys: ledger.write_keys,
+        })
+    }
+
     /// The number of the session that is opened next.
     pub fn next_session_id(&mut self) -> SessionId {
         self.last_session += 1;
@@ -37,8 +80,9 @@ impl Store {
         lease: LeaseParts,
         can_write: bool,
         is_admin: bool,
+        now: Nanos,
     ) {
-        let ledger = Some(Ledger::new(id, lease, can_write, is_admin));
+        let ledger = Some(Ledger::new(id, lease, can_write, is_admin, now));
         let slot = match self.sessions.iter().position(Option::is_none) {
             Some(slot) => {
                 self.sessions[slot] = ledger;

@@ -31,6 +31,8 @@ impl Effort {
     pub const KEY: u32 = 40;
     /// Looking one key up.
     pub const FIND: u32 = 80;
+    /// Describing one object for an operator, and writing it as JSON.
+    pub const LISTED: u32 = 1500;
     /// Granting one item of a parked reserve.
     pub const GRANT: u32 = 600;
 

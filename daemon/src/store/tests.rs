@@ -141,7 +141,7 @@ impl Pool {
             events: client.events,
             mapping: Box::new(()),
         };
-        self.store.open_session(id, lease, can_write, is_admin);
+        self.store.open_session(id, lease, can_write, is_admin, 0);
         client
     }
 

@@ -73,6 +73,31 @@ impl<'a> Cursor<'a> {
         Ok(Key::from_bytes(&self.array::<KEY_BYTES>("a key")?)?)
     }
 
+    /// Four bytes whose number is within `least..=most`.
+    pub fn within(
+        &mut self,
+        least: usize,
+        most: usize,
+        field: &'static str,
+    ) -> Result<u32, WireError> {
+        let number = self.u32(field)?;
+        if !(least..=most).contains(&(number as usize)) {
+            return Err(WireError::Range {
+                field,
+                value: u64::from(number),
+                least: least as u64,
+                most: most as u64,
+            });
+        }
+        Ok(number)
+    }
+
+    /// A text of four bytes of length and that many bytes, at most `most` long.
+    pub fn page(&mut self, most: usize, field: &'static str) -> Result<&'a str, WireError> {
+        let len = self.count(0, most, 1, field)?;
+        core::str::from_utf8(self.bytes(len, field)?).map_err(|_| WireError::Text(field))
+    }
+
     /// A count of four bytes within `least..=most`, whose items of `item_bytes` each must be in the frame.
     pub fn count(
         &mut self,
@@ -81,15 +106,7 @@ impl<'a> Cursor<'a> {
         item_bytes: usize,
         field: &'static str,
     ) -> Result<usize, WireError> {
-        let count = self.u32(field)? as usize;
-        if !(least..=most).contains(&count) {
-            return Err(WireError::Range {
-                field,
-                value: count as u64,
-                least: least as u64,
-                most: most as u64,
-            });
-        }
+        let count = self.within(least, most, field)? as usize;
         if count * item_bytes > self.frame.len() - self.at {
             return Err(WireError::Short {
                 field,
@@ -195,6 +212,12 @@ impl Writer {
         let len = text.floor_char_boundary(usize::from(u16::MAX));
         self.u16(len as u16);
         self.bytes(&text.as_bytes()[..len]);
+    }
+
+    /// A text with four bytes of length before it.
+    pub fn page(&mut self, text: &str) {
+        self.u32(text.len() as u32);
+        self.bytes(text.as_bytes());
     }
 
     /// The finished frame, its length filled in.

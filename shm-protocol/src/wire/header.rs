@@ -36,6 +36,12 @@ pub enum MessageType {
     Bye = 12,
     /// Reply only: the request was refused as a whole.
     Error = 13,
+    /// Asks for the objects that there are, page by page.
+    List = 14,
+    /// Asks for the daemon's state, page by page.
+    State = 15,
+    /// Asks the daemon to read its configuration again.
+    Reload = 16,
 }
 
 impl MessageType {
@@ -44,7 +50,7 @@ impl MessageType {
         use MessageType::*;
         [
             Challenge, Hello, Resolve, Reserve, Commit, Abort, Remove, Clear, Stats, Audit, Ping,
-            Bye, Error,
+            Bye, Error, List, State, Reload,
         ]
         .into_iter()
         .find(|t| *t as u16 == number)

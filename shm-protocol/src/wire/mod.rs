@@ -4,13 +4,14 @@
 //! and a body whose length the header repeats. Receivers act in one order: header, descriptors, header check,
 //! body, body check, act, reply. What does not decode is answered by an error and the end of the connection.
 //!
-//! [`hello`] opens a session, [`request`] and [`reply`] are everything after it, [`codec`] the cursor both
-//! are written with. No length in a frame is trusted before it has been compared with the frame's own.
+//! [`hello`] opens a session, [`request`] and [`reply`] are everything after it, [`report`] what the replies to an
+//! operator's questions hold as JSON, [`codec`] the cursor all are written with. No length in a frame is trusted before it has been compared with the frame's own.
 
 pub mod codec;
 pub mod header;
 pub mod hello;
 pub mod reply;
+pub mod report;
 pub mod request;
 
 use crate::key::KeyError;
@@ -34,6 +35,10 @@ pub const MAX_DEVICE_BYTES: usize = 32;
 pub const MAX_CLIENT_NAME_BYTES: usize = 64;
 /// Longest text of an error reply in bytes.
 pub const MAX_ERROR_TEXT_BYTES: usize = 1024;
+/// Longest JSON text of a page of LIST or STATE, or of the answer to RELOAD, in bytes.
+pub const MAX_PAGE_BYTES: usize = 120 * 1024;
+/// Most objects of a page of LIST.
+pub const MAX_LIST_OBJECTS: usize = 1024;
 
 /// Why bytes are no frame.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -2,7 +2,7 @@
 
 use super::codec::Cursor;
 use super::header::{FrameHeader, MessageType, flags};
-use super::{MAX_BATCH_KEYS, MAX_ERROR_TEXT_BYTES, WireError};
+use super::{MAX_BATCH_KEYS, MAX_ERROR_TEXT_BYTES, MAX_PAGE_BYTES, WireError};
 use crate::id::{EntryNumber, KeyspaceId};
 use crate::status::{Reason, Status};
 
@@ -36,6 +36,12 @@ pub enum Reply {
     Pong,
     /// The session is over.
     Bye,
+    /// A page of the objects that there are: a [`report::ObjectPage`](super::report::ObjectPage) as JSON.
+    Listed(String),
+    /// A page of the daemon's state: a [`report::StatePage`](super::report::StatePage) as JSON.
+    State(String),
+    /// What a new look at the configuration changed: a [`report::Reloaded`](super::report::Reloaded) as JSON.
+    Reloaded(String),
     /// The request was refused as a whole.
     Error {
         /// Why.
@@ -239,6 +245,9 @@ impl Reply {
             Reply::Audit(_) => MessageType::Audit,
             Reply::Pong => MessageType::Ping,
             Reply::Bye => MessageType::Bye,
+            Reply::Listed(_) => MessageType::List,
+            Reply::State(_) => MessageType::State,
+            Reply::Reloaded(_) => MessageType::Reload,
             Reply::Error { .. } => MessageType::Error,
         }
     }
@@ -295,6 +304,7 @@ impl Reply {
                 w.text(truncated(&audit.verdict));
             }
             Reply::Pong | Reply::Bye => {}
+            Reply::Listed(json) | Reply::State(json) | Reply::Reloaded(json) => w.page(json),
             Reply::Error { status, text } => {
                 w.i32(status.number());
                 w.text(truncated(text));
@@ -380,6 +390,9 @@ impl Reply {
             }
             MessageType::Ping => Reply::Pong,
             MessageType::Bye => Reply::Bye,
+            MessageType::List => Reply::Listed(decode_page(&mut c)?),
+            MessageType::State => Reply::State(decode_page(&mut c)?),
+            MessageType::Reload => Reply::Reloaded(decode_page(&mut c)?),
             MessageType::Error => Reply::Error {
                 status: decode_status(&mut c)?,
                 text: c
@@ -397,6 +410,10 @@ impl Reply {
 
 fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_ERROR_TEXT_BYTES)]
+}
+
+fn decode_page(c: &mut Cursor<'_>) -> Result<String, WireError> {
+    Ok(c.page(MAX_PAGE_BYTES, "the page")?.to_owned())
 }
 
 fn decode_status(c: &mut Cursor<'_>) -> Result<Status, WireError> {

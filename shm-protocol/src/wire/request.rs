@@ -3,7 +3,7 @@
 use super::codec::{Cursor, Writer};
 use super::header::{FrameHeader, MessageType, flags};
 use super::{
-    MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_DEVICE_BYTES, MAX_MODEL_NAME_BYTES,
+    MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_DEVICE_BYTES, MAX_LIST_OBJECTS, MAX_MODEL_NAME_BYTES,
     MAX_REQUEST_ID_BYTES, WireError,
 };
 use crate::id::{EntryNumber, OpId};
@@ -35,6 +35,15 @@ pub enum Request {
     Ping,
     /// Ends the session; its client has unmapped the payload and holds nothing any more.
     Bye,
+    /// Asks for a page of the objects that there are (admin).
+    List(List),
+    /// Asks for a page of the daemon's state (admin).
+    State {
+        /// The session after which the page begins; 0 = the first page, which tells of the daemon itself too.
+        cursor: u64,
+    },
+    /// Has the daemon read its configuration again, as SIGHUP does (admin).
+    Reload,
 }
 
 /// Bits of [`Request::Clear`].
@@ -51,6 +60,34 @@ pub mod resolve_flags {
     pub const AS_IT_STANDS: u32 = 1;
     /// All bits that have a meaning.
     pub const ALL: u32 = AS_IT_STANDS;
+}
+
+/// Bits of [`List::flags`].
+pub mod list_flags {
+    /// Only objects of the model in [`List::model_name`](super::List::model_name).
+    pub const BY_MODEL: u32 = 1;
+    /// Only objects of the tenant in [`List::cache_salt`](super::List::cache_salt).
+    pub const BY_SALT: u32 = 1 << 1;
+    /// All bits that have a meaning.
+    pub const ALL: u32 = BY_MODEL | BY_SALT;
+}
+
+/// A page of the objects that there are.
+///
+/// A walk begins with the cursor 0 and goes on with the one that each page gives. An object that is there during the
+/// whole walk is in exactly one page; one that comes or goes meanwhile may be in one or in none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// Bits of [`list_flags`].
+    pub flags: u32,
+    /// Most objects of the page, 1 to 1024; it may have fewer, even none, and not be the last.
+    pub limit: u32,
+    /// Where the page begins; what is past the last entry gives the last page, without objects.
+    pub cursor: u64,
+    /// Name of the model, 0 to 144 bytes; not looked at without its flag.
+    pub model_name: String,
+    /// Salt of the tenant, 0 to 128 bytes; not looked at without its flag.
+    pub cache_salt: String,
 }
 
 /// A keyspace to open.
@@ -125,6 +162,9 @@ impl Request {
             Request::Audit => MessageType::Audit,
             Request::Ping => MessageType::Ping,
             Request::Bye => MessageType::Bye,
+            Request::List(_) => MessageType::List,
+            Request::State { .. } => MessageType::State,
+            Request::Reload => MessageType::Reload,
         }
     }
 
@@ -162,7 +202,15 @@ impl Request {
                 }
             }
             Request::Clear { flags } => w.u32(*flags),
-            Request::Stats | Request::Audit | Request::Ping | Request::Bye => {}
+            Request::List(list) => {
+                w.u32(list.flags);
+                w.u32(list.limit);
+                w.u64(list.cursor);
+                w.text(&list.model_name);
+                w.text(&list.cache_salt);
+            }
+            Request::State { cursor } => w.u64(*cursor),
+            Request::Stats | Request::Audit | Request::Ping | Request::Bye | Request::Reload => {}
         }
         w.finish()
     }
@@ -225,6 +273,17 @@ impl Request {
             MessageType::Audit => Request::Audit,
             MessageType::Ping => Request::Ping,
             MessageType::Bye => Request::Bye,
+            MessageType::List => Request::List(List {
+                flags: known_bits(c.u32("LIST's flags")?, list_flags::ALL, "LIST's flags")?,
+                limit: c.within(1, MAX_LIST_OBJECTS, "LIST's limit")?,
+                cursor: c.u64("LIST's cursor")?,
+                model_name: c.text(0, MAX_MODEL_NAME_BYTES, "model_name")?.to_owned(),
+                cache_salt: c.text(0, MAX_CACHE_SALT_BYTES, "cache_salt")?.to_owned(),
+            }),
+            MessageType::State => Request::State {
+                cursor: c.u64("STATE's cursor")?,
+            },
+            MessageType::Reload => Request::Reload,
             MessageType::Challenge | MessageType::Hello | MessageType::Error => {
                 return Err(WireError::UnknownType(header.message as u16));
             }

@@ -8,7 +8,8 @@ use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply, hello_flags};
 use hostkv_shm_protocol::wire::reply::{Audit, CommittedItem, Figures, Reply, ReservedItem};
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, Request, Reserve, ReserveItem, Resolve, clear_flags, resolve_flags,
+    Held, HeldItem, List, Request, Reserve, ReserveItem, Resolve, clear_flags, list_flags,
+    resolve_flags,
 };
 
 /// Any message, so that all are tested alike.
@@ -376,6 +377,44 @@ fn stats_and_audit() {
 }
 
 #[test]
+fn list_state_and_reload() {
+    assert_frame(
+        Message::Request(
+            5,
+            true,
+            Request::List(List {
+                flags: list_flags::BY_MODEL | list_flags::BY_SALT,
+                limit: 1024,
+                cursor: 0x0102,
+                model_name: "m".to_owned(),
+                cache_salt: "se".to_owned(),
+            }),
+        ),
+        "27000000 0e00 0000 0500000000000000 03000000 00040000 0201000000000000 0100 6d 0200 7365",
+    );
+    assert_frame(
+        Message::Reply(5, Reply::Listed("{}".to_owned())),
+        "16000000 0e00 0100 0500000000000000 02000000 7b7d",
+    );
+    assert_frame(
+        Message::Request(6, true, Request::State { cursor: 9 }),
+        "18000000 0f00 0000 0600000000000000 0900000000000000",
+    );
+    assert_frame(
+        Message::Reply(6, Reply::State("[]".to_owned())),
+        "16000000 0f00 0100 0600000000000000 02000000 5b5d",
+    );
+    assert_frame(
+        Message::Request(7, true, Request::Reload),
+        "10000000 1000 0000 0700000000000000",
+    );
+    assert_frame(
+        Message::Reply(7, Reply::Reloaded(String::new())),
+        "14000000 1000 0100 0700000000000000 00000000",
+    );
+}
+
+#[test]
 fn ping_bye_and_error() {
     assert_frame(
         Message::Request(1, true, Request::Ping),
@@ -429,8 +468,8 @@ fn what_must_not_be_said_is_refused_by_name() {
             WireError::UnknownType(0),
         ),
         (
-            "10000000 0e00 0000 0100000000000000",
-            WireError::UnknownType(14),
+            "10000000 1100 0000 0100000000000000",
+            WireError::UnknownType(17),
         ),
         (
             "10000000 0b00 0400 0100000000000000",
@@ -456,6 +495,39 @@ fn what_must_not_be_said_is_refused_by_name() {
             WireError::UnknownBits {
                 field: "CLEAR's flags",
                 bits: 2,
+            },
+        ),
+        // A page of no objects, of too many, a filter that does not exist, and a page that is cut off.
+        (
+            "24000000 0e00 0000 0100000000000000 00000000 00000000 0000000000000000 0000 0000",
+            WireError::Range {
+                field: "LIST's limit",
+                value: 0,
+                least: 1,
+                most: 1024,
+            },
+        ),
+        (
+            "24000000 0e00 0000 0100000000000000 00000000 ffffffff 0000000000000000 0000 0000",
+            WireError::Range {
+                field: "LIST's limit",
+                value: u64::from(u32::MAX),
+                least: 1,
+                most: 1024,
+            },
+        ),
+        (
+            "24000000 0e00 0000 0100000000000000 04000000 01000000 0000000000000000 0000 0000",
+            WireError::UnknownBits {
+                field: "LIST's flags",
+                bits: 4,
+            },
+        ),
+        (
+            "14000000 0e00 0100 0100000000000000 05000000",
+            WireError::Short {
+                field: "the page",
+                len: 20,
             },
         ),
         // No keys, too many keys, more keys than bytes.

@@ -8,7 +8,9 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply};
 use hostkv_shm_protocol::wire::reply::{Audit, CommittedItem, Figures, Reply, ReservedItem};
-use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request, Reserve, ReserveItem, Resolve};
+use hostkv_shm_protocol::wire::request::{
+    Held, HeldItem, List, Request, Reserve, ReserveItem, Resolve, list_flags,
+};
 use hostkv_shm_protocol::wire::{MAX_BATCH_KEYS, MAX_FRAME_BYTES};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -135,6 +137,22 @@ fn requests() -> impl Strategy<Value = Request> {
                 items,
             })
         });
+    let list = (
+        0..=list_flags::ALL,
+        1..=1024_u32,
+        any::<u64>(),
+        text(0, 144, false),
+        text(0, 128, false),
+    )
+        .prop_map(|(flags, limit, cursor, model_name, cache_salt)| {
+            Request::List(List {
+                flags,
+                limit,
+                cursor,
+                model_name,
+                cache_salt,
+            })
+        });
     prop_oneof![
         resolve,
         reserve,
@@ -146,6 +164,9 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Audit),
         Just(Request::Ping),
         Just(Request::Bye),
+        list,
+        any::<u64>().prop_map(|cursor| Request::State { cursor }),
+        Just(Request::Reload),
     ]
 }
 
@@ -226,6 +247,9 @@ fn replies() -> impl Strategy<Value = Reply> {
         audits().prop_map(Reply::Audit),
         Just(Reply::Pong),
         Just(Reply::Bye),
+        text(0, 70_000, false).prop_map(Reply::Listed),
+        text(0, 300, false).prop_map(Reply::State),
+        text(0, 300, false).prop_map(Reply::Reloaded),
         (statuses(), text(0, 1024, false)).prop_map(|(status, text)| Reply::Error { status, text }),
     ]
 }
