@@ -15,6 +15,7 @@
 //! Committed entries are linked in the eviction order, free ones in the free list; both use the same two
 //! links, because an entry is never in both.
 
+use super::links::{EntryList, Link, Linked, NONE};
 use hostkv_shm_protocol::id::EntryNumber;
 
 /// Where an entry is in its life.
@@ -35,8 +36,6 @@ pub enum EntryState {
     Revoked = 5,
 }
 
-/// A link or an owner that is none.
-const NONE: u32 = u32::MAX;
 const STATE_SHIFT: u32 = 28;
 const OWNER_MASK: u32 = (1 << STATE_SHIFT) - 1;
 
@@ -45,12 +44,17 @@ pub const MAX_OWNERS: u32 = OWNER_MASK;
 
 #[derive(Clone, Copy)]
 struct Aux {
-    prev: u32,
-    next: u32,
+    link: Link,
     /// State in the top 4 bits, owner (a session's slot) in the low 28.
     state_and_owner: u32,
     /// Second of CLOCK_MONOTONIC in which it was last committed.
     committed_s: u32,
+}
+
+impl Linked for Aux {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
 /// All entries' records, the free list, and the links of the eviction order.
@@ -60,43 +64,15 @@ pub struct EntryTable {
     counts: [u32; 6],
 }
 
-/// The two ends of a list through the table's links; `front` is the hottest.
-#[derive(Debug, Clone, Copy)]
-pub struct EntryList {
-    front: u32,
-    back: u32,
-    len: u32,
-}
-
-impl Default for EntryList {
-    fn default() -> Self {
-        EntryList {
-            front: NONE,
-            back: NONE,
-            len: 0,
-        }
-    }
-}
-
-impl EntryList {
-    /// Number of entries in the list.
-    pub fn count(&self) -> u32 {
-        self.len
-    }
-
-    /// The coldest entry.
-    pub fn back(&self) -> Option<EntryNumber> {
-        (self.back != NONE).then_some(EntryNumber(self.back))
-    }
-}
-
 impl EntryTable {
     /// `entry_count` free entries; the lowest numbers are taken first.
     pub fn new(entry_count: u32) -> EntryTable {
         let aux = (0..entry_count)
             .map(|i| Aux {
-                prev: NONE,
-                next: if i + 1 < entry_count { i + 1 } else { NONE },
+                link: Link {
+                    prev: NONE,
+                    next: if i + 1 < entry_count { i + 1 } else { NONE },
+                },
                 state_and_owner: OWNER_MASK,
                 committed_s: 0,
             })
@@ -173,8 +149,8 @@ impl EntryTable {
             return None;
         }
         let entry = EntryNumber(self.free_head);
-        self.free_head = self.aux[entry.index()].next;
-        self.aux[entry.index()].next = NONE;
+        self.free_head = self.aux[entry.index()].link.next;
+        self.aux[entry.index()].link = Link::default();
         self.set_state(entry, EntryState::Reserved, Some(owner));
         Some(entry)
     }
@@ -183,37 +159,21 @@ impl EntryTable {
     pub fn give_back(&mut self, entry: EntryNumber) {
         debug_assert_ne!(self.state(entry), EntryState::Free);
         self.set_state(entry, EntryState::Free, None);
-        self.aux[entry.index()].prev = NONE;
-        self.aux[entry.index()].next = self.free_head;
+        self.aux[entry.index()].link = Link {
+            prev: NONE,
+            next: self.free_head,
+        };
         self.free_head = entry.0;
     }
 
     /// Puts an entry at the hot end of a list.
     pub fn push_front(&mut self, list: &mut EntryList, entry: EntryNumber) {
-        self.aux[entry.index()].prev = NONE;
-        self.aux[entry.index()].next = list.front;
-        match list.front {
-            NONE => list.back = entry.0,
-            front => self.aux[front as usize].prev = entry.0,
-        }
-        list.front = entry.0;
-        list.len += 1;
+        list.push_front(&mut self.aux, entry);
     }
 
     /// Takes an entry out of the list that it is in.
     pub fn unlink(&mut self, list: &mut EntryList, entry: EntryNumber) {
-        let Aux { prev, next, .. } = self.aux[entry.index()];
-        match prev {
-            NONE => list.front = next,
-            prev => self.aux[prev as usize].next = next,
-        }
-        match next {
-            NONE => list.back = prev,
-            next => self.aux[next as usize].prev = prev,
-        }
-        self.aux[entry.index()].prev = NONE;
-        self.aux[entry.index()].next = NONE;
-        list.len -= 1;
+        list.unlink(&mut self.aux, entry);
     }
 
     /// Bytes of private memory.

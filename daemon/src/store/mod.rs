@@ -14,7 +14,7 @@
 //! Everything that leaves the index goes through one door: it is unpublished, becomes a zombie, and the next scan
 //! either frees it or keeps it while a pin names it. The states are drawn in [`entries`].
 //!
-//! Modules, each using only those above it: [`stats`], [`ages`], `slice`, [`entries`], [`allocator`], [`eviction`],
+//! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
 //! `events`, `touches`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
@@ -28,6 +28,7 @@ mod evict;
 pub mod eviction;
 mod figures;
 pub mod ledger;
+mod links;
 mod list;
 pub mod names;
 mod parked;

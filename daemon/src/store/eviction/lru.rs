@@ -1,7 +1,8 @@
 //! Least recently used first, by last release or commit.
 
 use super::Policy;
-use crate::store::entries::{EntryList, EntryTable};
+use crate::store::entries::EntryTable;
+use crate::store::links::EntryList;
 use hostkv_shm_protocol::id::EntryNumber;
 
 /// Exact LRU: a list from the hottest to the coldest entry.
