@@ -177,6 +177,12 @@ impl Reservation {
                  (pool_reserved); commit or abort reservations first",
                 self.session.hello.capacity_bytes
             ),
+            (Status::Quota, Reason::KeyspaceQuota) => format!(
+                "{what} would lift its keyspace above its quota of {} bytes (keyspace_quota), and nothing more of that \
+                 keyspace can be evicted; release its leases, commit or abort its reservations, or start hostkvd with a \
+                 larger --keyspace-quota",
+                self.session.hello.keyspace_quota_bytes
+            ),
             (Status::Quota, _) => format!(
                 "{what} would lift this session's reserved bytes above its quota of {} bytes (session_reserved); \
                  commit or abort reservations first, or start hostkvd with a larger --max-reserved-ratio",

@@ -284,6 +284,8 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
         max_sessions: config.limits.max_sessions,
         max_reserved_ratio: config.limits.max_reserved_ratio,
         max_keyspaces: config.limits.max_keyspaces,
+        requires_salt: config.tenants.requires_salt,
+        keyspace_quota: config.tenants.keyspace_quota,
         slice_ns: SLICE_NS,
     }
 }

@@ -123,6 +123,8 @@ pub enum Reason {
     SessionReserved = 4,
     /// The reserved bytes of all sessions together would pass their limit.
     PoolReserved = 5,
+    /// The keyspace would pass its quota, and nothing more of it can be evicted.
+    KeyspaceQuota = 6,
 }
 
 impl Reason {
@@ -135,6 +137,7 @@ impl Reason {
             Reason::BucketFull,
             Reason::SessionReserved,
             Reason::PoolReserved,
+            Reason::KeyspaceQuota,
         ]
         .into_iter()
         .find(|r| *r as u8 == number)
@@ -149,6 +152,7 @@ impl Reason {
             Reason::BucketFull => "bucket_full",
             Reason::SessionReserved => "session_reserved",
             Reason::PoolReserved => "pool_reserved",
+            Reason::KeyspaceQuota => "keyspace_quota",
         }
     }
 }

@@ -27,6 +27,7 @@ mod socket_activation;
 mod startup_errors;
 mod system_calls;
 mod telemetry;
+mod tenants;
 mod timeout;
 mod versions;
 mod write_path;

@@ -109,7 +109,7 @@ fn an_unknown_flag_or_argument_is_code_2() {
         2,
         &["--l1-size", "--l1-size-gb", "--help"],
     );
-    fails(&["--untrusted-uid", "5"], 2, &["--untrusted-uid", "--help"]);
+    fails(&["--l2-adapter", "5"], 2, &["--l2-adapter", "--help"]);
     fails(&["start"], 2, &["\"start\"", "--help"]);
     fails(&["--max-pins"], 2, &["--max-pins", "lacks its value"]);
     fails(

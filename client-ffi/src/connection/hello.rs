@@ -388,6 +388,7 @@ mod tests {
             huge_page_bytes: 0,
             pin_quota_bytes: 0,
             reserve_quota_bytes: 0,
+            keyspace_quota_bytes: 0,
             max_object_bytes: 4096,
             pin_slot_count: 256,
             max_batch_keys: 1024,

@@ -68,6 +68,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// How room is made.
     pub eviction: EvictionConfig,
+    /// What keeps tenants apart.
+    pub tenants: TenantsConfig,
     /// What sessions may hold, and for how long.
     pub limits: LimitsConfig,
     /// The HTTP endpoint; `None` = disabled.
@@ -185,6 +187,15 @@ impl EvictionPolicy {
             Self::Noop => "noop",
         }
     }
+}
+
+/// What keeps tenants apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantsConfig {
+    /// Whether a keyspace without a cache salt is refused.
+    pub requires_salt: bool,
+    /// Share of the payload that one keyspace may use; `None` = all of it.
+    pub keyspace_quota: Option<f64>,
 }
 
 /// What sessions may hold, and for how long.

@@ -15,7 +15,7 @@ use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, LimitsConfig, MetricsConfig,
-    Origins, PoolConfig, SocketGroup, TelemetryConfig,
+    Origins, PoolConfig, SocketGroup, TelemetryConfig, TenantsConfig,
 };
 use crate::telemetry::specs;
 
@@ -61,6 +61,7 @@ pub(super) fn resolve(
     let (socket_mode, socket_mode_was_set) = resolver.socket_mode(socket_group.is_some())?;
     let pool = resolver.pool()?;
     let eviction = resolver.eviction()?;
+    let tenants = resolver.tenants()?;
     let limits = resolver.limits()?;
     let metrics = resolver.metrics()?;
     let telemetry = resolver.telemetry()?;
@@ -76,6 +77,7 @@ pub(super) fn resolve(
         socket_mode_was_set,
         pool,
         eviction,
+        tenants,
         limits,
         metrics,
         telemetry,
@@ -380,6 +382,21 @@ impl Resolver<'_> {
             policy: self.take(&setting::EVICTION_POLICY, EvictionPolicy::Lru, policy, text)?,
             trigger_watermark: self.number(&setting::EVICTION_TRIGGER_WATERMARK, 0.8, 0.0, 1.0)?,
             ratio: self.number(&setting::EVICTION_RATIO, 0.2, 0.0, 1.0)?,
+        })
+    }
+
+    fn tenants(&mut self) -> Result<TenantsConfig, ConfigError> {
+        let text = bool::to_string;
+        let requires_salt = self.take(&setting::REQUIRE_SALT, false, check::yes_no, text)?;
+        let share = |given: &Given| match check::number(given, 0.0, 1.0)? {
+            share if share > 0.0 => Ok(share),
+            _ => Err(given.bad()),
+        };
+        let text = |share: &f64| print::number(*share);
+        let share = self.take(&setting::KEYSPACE_QUOTA, 1.0, share, text)?;
+        Ok(TenantsConfig {
+            requires_salt,
+            keyspace_quota: (share < 1.0).then_some(share),
         })
     }
 

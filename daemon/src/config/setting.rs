@@ -111,6 +111,7 @@ impl Setting {
 const ACCESS: &str = "Socket and access";
 const POOL: &str = "Pool";
 const EVICTION: &str = "Eviction";
+const TENANTS: &str = "Tenants";
 const LIMITS: &str = "Limits";
 const METRICS: &str = "Metrics";
 const TELEMETRY: &str = "Telemetry";
@@ -266,6 +267,23 @@ pub(super) static EVICTION_RATIO: Setting = Setting::new(
 )
 .reloadable();
 
+pub(super) static REQUIRE_SALT: Setting = Setting::new(
+    "require-salt",
+    "",
+    Shape::Switch,
+    TENANTS,
+    "Refuse keyspaces without a cache salt, instead of letting all who give none share one",
+    "yes or no",
+);
+pub(super) static KEYSPACE_QUOTA: Setting = Setting::new(
+    "keyspace-quota",
+    "F",
+    Shape::Number,
+    TENANTS,
+    "Share of the payload that one keyspace may use; at its quota it evicts its own objects, and no others [default: 1, no quota]",
+    "a number above 0 and at most 1",
+);
+
 pub(super) static L1_WRITE_TTL_SECONDS: Setting = Setting::new(
     "l1-write-ttl-seconds",
     "N",
@@ -414,7 +432,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 34] = [
+pub(super) static ALL: [&Setting; 36] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -432,6 +450,8 @@ pub(super) static ALL: [&Setting; 34] = [
     &EVICTION_POLICY,
     &EVICTION_TRIGGER_WATERMARK,
     &EVICTION_RATIO,
+    &REQUIRE_SALT,
+    &KEYSPACE_QUOTA,
     &L1_WRITE_TTL_SECONDS,
     &L1_READ_TTL_SECONDS,
     &CHUNK_SIZE,

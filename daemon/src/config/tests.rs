@@ -151,6 +151,11 @@ fn no_flags_give_the_documented_defaults() {
         ratio: 0.2,
     };
     assert_eq!(config.eviction, eviction);
+    let tenants = TenantsConfig {
+        requires_salt: false,
+        keyspace_quota: None,
+    };
+    assert_eq!(config.tenants, tenants);
     let limits = LimitsConfig {
         write_ttl: None,
         read_ttl: None,
@@ -213,7 +218,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 32] = [
+const SAMPLES: [(&str, &str, &str); 34] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -231,6 +236,8 @@ const SAMPLES: [(&str, &str, &str); 32] = [
     ("eviction-policy", "NOOP", "\"noop\""),
     ("eviction-trigger-watermark", "0.9", "0.9"),
     ("eviction-ratio", "1", "1"),
+    ("require-salt", "yes", "true"),
+    ("keyspace-quota", "0.25", "0.25"),
     ("l1-write-ttl-seconds", "30", "30"),
     ("l1-read-ttl-seconds", "0.5", "0.5"),
     ("chunk-size", "16", "16"),
@@ -328,12 +335,13 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 33, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 35, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",
         "Pool",
         "Eviction",
+        "Tenants",
         "Limits",
         "Metrics",
         "Telemetry",
@@ -530,6 +538,7 @@ fn help_and_version_are_texts_that_end_well() {
         "Socket and access:",
         "Pool:",
         "Eviction:",
+        "Tenants:",
         "Limits:",
         "Metrics:",
         "Configuration:",

@@ -44,7 +44,7 @@ pub(crate) enum Read {
     /// One sample without labels.
     One(fn(&Snapshot) -> f64),
     /// One sample for each reason of a failed write, label `reason`.
-    ByReason(fn(&Snapshot) -> [(&'static str, u64); 7]),
+    ByReason(fn(&Snapshot) -> [(&'static str, u64); 8]),
     /// One histogram of durations without labels.
     Durations(fn(&Snapshot) -> &Histogram),
     /// One histogram of durations for each request, label `request`.
@@ -128,12 +128,14 @@ pub struct WriteFailures {
     pub reserved: u64,
     /// The session may hold no more.
     pub quota: u64,
+    /// The key's keyspace may use no more, and nothing of it could be evicted.
+    pub keyspace_quota: u64,
     /// The key's call was refused as a whole; not among the nine contract counters.
     pub invalid: u64,
 }
 
 impl WriteFailures {
-    pub(super) fn by_reason(self) -> [(&'static str, u64); 7] {
+    pub(super) fn by_reason(self) -> [(&'static str, u64); 8] {
         [
             ("no_space", self.no_space),
             ("no_entry", self.no_entry),
@@ -141,6 +143,7 @@ impl WriteFailures {
             ("exists", self.exists),
             ("reserved", self.reserved),
             ("quota", self.quota),
+            ("keyspace_quota", self.keyspace_quota),
             ("invalid", self.invalid),
         ]
     }
@@ -289,6 +292,8 @@ families! {
 
         Counter Things "hostkv_eviction_passes_total" eviction_passes: u64,
             "Passes of the eviction controller.";
+        Counter Things "hostkv_keyspace_quota_evictions_total" quota_evicted_keys: u64,
+            "Evicted keys that made room for their own keyspace at its quota.";
         Counter Bytes "hostkv_evicted_bytes_total" evicted_bytes: u64,
             "Payload bytes freed by eviction.";
         Counter Things "hostkv_eviction_passes_all_pinned_total" eviction_passes_all_pinned: u64,

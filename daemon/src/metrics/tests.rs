@@ -107,6 +107,7 @@ fn every_figure_shows_under_its_own_name() {
         oldest_pin_seconds: 1.5,
         is_pin_gate_shut: true,
         eviction_passes: 125,
+        quota_evicted_keys: 155,
         evicted_bytes: 126,
         eviction_passes_all_pinned: 127,
         removed_keys: 128,
@@ -126,6 +127,7 @@ fn every_figure_shows_under_its_own_name() {
             exists: 141,
             reserved: 142,
             quota: 143,
+            keyspace_quota: 154,
             invalid: 144,
         },
         l1_pinned_objects: 145,
@@ -208,6 +210,8 @@ const EXPECTED: &str = "
     hostkv_write_failures_total{reason=\"exists\"} 141
     hostkv_write_failures_total{reason=\"reserved\"} 142
     hostkv_write_failures_total{reason=\"quota\"} 143
+    hostkv_write_failures_total{reason=\"keyspace_quota\"} 154
+    hostkv_keyspace_quota_evictions_total 155
     hostkv_write_failures_total{reason=\"invalid\"} 144
     hostkv_l1_pinned_objects 145
     hostkv_l1_reserved_objects 146
@@ -239,6 +243,7 @@ fn succeeded_and_failed_keys_add_up_to_the_keys_asked_in_every_text() {
             exists: some() / 8,
             reserved: some() / 8,
             quota: some() / 8,
+            keyspace_quota: some() / 8,
             invalid: some(),
         };
         let failed_by_reason = write_failures

@@ -135,6 +135,7 @@ pub fn open(
             huge_page_bytes: facts.huge_page_bytes,
             pin_quota_bytes: store.pin_quota_bytes(),
             reserve_quota_bytes: store.reserve_quota_bytes(),
+            keyspace_quota_bytes: store.keyspace_quota_bytes(),
             max_object_bytes: store.max_object_bytes(),
             pin_slot_count: slot_count,
             max_batch_keys: MAX_BATCH_KEYS as u32,

@@ -53,6 +53,8 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         max_sessions: 256,
         max_reserved_ratio: 0.125,
         max_keyspaces: 100,
+        requires_salt: false,
+        keyspace_quota: None,
         slice_ns: SLICE_NS,
     };
     let facts = PoolFacts {

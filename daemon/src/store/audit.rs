@@ -6,9 +6,10 @@
 use super::Store;
 use super::entries::EntryState;
 use super::scan::ScanStage;
-use hostkv_shm_protocol::id::EntryNumber;
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 use hostkv_shm_protocol::key::KeyHash;
 use hostkv_shm_protocol::wire::reply::Audit;
+use std::collections::HashMap;
 
 impl Store {
     /// Counts bytes and entries by state and compares them with what the store believes.
@@ -65,6 +66,7 @@ impl Store {
             ));
         }
         self.audit_sums(&audit, linked, &mut faults);
+        self.audit_keyspaces(&mut faults);
         for ledger in self.sessions.iter().flatten() {
             let pins = &ledger.lease.pins;
             audit.pin_count += (0..pins.scan_len())
@@ -85,6 +87,53 @@ impl Store {
         }
         audit.verdict = faults.join("; ");
         audit
+    }
+
+    /// What each keyspace uses, against its account, its quota and the order within it.
+    fn audit_keyspaces(&self, faults: &mut Vec<String>) {
+        let mut counted: HashMap<KeyspaceId, (u64, u32)> = HashMap::new();
+        for number in 0..self.entries.entry_count() {
+            let entry = EntryNumber(number);
+            let state = self.entries.state(entry);
+            if state == EntryState::Free {
+                continue;
+            }
+            if let Some(key) = self.key_of(entry) {
+                let (bytes, objects) = counted.entry(key.keyspace()).or_default();
+                *bytes += self.extent_bytes(entry);
+                *objects += u32::from(state == EntryState::Committed);
+            }
+        }
+        for (keyspace, booked) in self.names.usage() {
+            let (used, objects) = counted.remove(&keyspace).unwrap_or_default();
+            if used != booked {
+                faults.push(format!(
+                    "keyspace {} uses {used} bytes and {booked} are booked",
+                    keyspace.0
+                ));
+            }
+            if used > self.keyspace_quota_bytes() {
+                faults.push(format!(
+                    "keyspace {} uses {used} bytes and its quota is {}",
+                    keyspace.0,
+                    self.keyspace_quota_bytes()
+                ));
+            }
+            if let Some(listed) = self.policy.listed(keyspace)
+                && listed != objects
+            {
+                faults.push(format!(
+                    "keyspace {} has {objects} objects and {listed} in its order of eviction",
+                    keyspace.0
+                ));
+            }
+        }
+        for (keyspace, (used, _)) in counted {
+            faults.push(format!(
+                "{used} bytes are of keyspace {}, which has no record",
+                keyspace.0
+            ));
+        }
     }
 
     fn audit_sums(&self, audit: &Audit, linked: u64, faults: &mut Vec<String>) {

@@ -48,7 +48,8 @@ impl Store {
             let bytes = self.extent_bytes(item.entry);
             let generation = self.index.publish(item.entry);
             self.entries.commit(item.entry, now / SECOND);
-            self.policy.insert(&mut self.entries, item.entry);
+            let of = self.quota_keyspace(item.entry);
+            self.policy.insert(&mut self.entries, item.entry, of);
             if let Some(key) = self.key_of(item.entry) {
                 let hash = self.index.hash(&key);
                 self.ages.committed(item.entry, hash, now);

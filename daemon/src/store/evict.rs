@@ -18,7 +18,7 @@ use super::slice::Effort;
 use super::watermark::Goal;
 use super::{Nanos, Resumed, SECOND, Store};
 use crate::config::EvictionPolicy;
-use hostkv_shm_protocol::id::EntryNumber;
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 
 /// Most victims of one batch.
 const BATCH_ENTRIES: u32 = 256;
@@ -41,6 +41,8 @@ pub(super) struct Pass {
 pub(super) struct Want {
     pub(super) bytes: u64,
     pub(super) entries: u32,
+    /// Whose objects may go; everybody's if none is named.
+    pub(super) of: Option<KeyspaceId>,
 }
 
 /// Result of picking victims.
@@ -151,6 +153,7 @@ impl Store {
         let want = Want {
             bytes: pass.goal.bytes,
             entries: pass.goal.entries,
+            of: None,
         };
         let picked = self.pick_victims(want, now, effort);
         pass.looked_at += picked.looked_at;
@@ -207,7 +210,7 @@ impl Store {
                 |entry: EntryNumber| marks.contains(entry) && !marks.is_expired(entry, ttl, now);
             let victim = self
                 .policy
-                .victim(&mut self.entries, &is_pinned, &mut steps);
+                .victim(&mut self.entries, want.of, &is_pinned, &mut steps);
             let Some(entry) = victim else {
                 break;
             };
@@ -215,6 +218,7 @@ impl Store {
             let bytes = self.extent_bytes(entry);
             self.unpublish(entry, Leaving::Evicted, now);
             self.stats.l1_evicted_keys += 1;
+            self.stats.quota_evicted_keys += u64::from(want.of.is_some());
             self.stats.evicted_bytes += bytes;
             picked.bytes += bytes;
             picked.entries += 1;

@@ -100,6 +100,7 @@ impl Store {
     pub fn memory_bytes(&self) -> u64 {
         self.entries.memory_bytes()
             + self.allocator.memory_bytes()
+            + self.policy.memory_bytes()
             + self.marks.memory_bytes()
             + self.ages.memory_bytes()
     }

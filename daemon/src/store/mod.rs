@@ -67,7 +67,7 @@ use hostkv_shm_protocol::control::ControlError;
 use hostkv_shm_protocol::control::header::HeaderView;
 use hostkv_shm_protocol::control::writer::IndexWriter;
 use hostkv_shm_protocol::extent::max_object_bytes;
-use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::view::View;
@@ -125,6 +125,10 @@ pub struct StoreConfig {
     pub max_reserved_ratio: f64,
     /// Most keyspaces.
     pub max_keyspaces: u32,
+    /// Whether a keyspace without a cache salt is refused.
+    pub requires_salt: bool,
+    /// Share of the payload that one keyspace may use; `None` = all of it.
+    pub keyspace_quota: Option<f64>,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -189,7 +193,10 @@ impl Store {
         })?;
         let has_read_ttl = config.read_ttl_ns.is_some();
         Ok(Store {
-            policy: eviction::policy(config.policy),
+            policy: eviction::policy(
+                config.policy,
+                config.keyspace_quota.map_or(0, |_| entry_count),
+            ),
             watermark: Watermark {
                 trigger: config.watermark,
                 ratio: config.ratio,
@@ -249,6 +256,14 @@ impl Store {
         self.config.payload_len / POOL_RESERVED_DIVISOR
     }
 
+    /// Most bytes that one keyspace may use.
+    pub fn keyspace_quota_bytes(&self) -> u64 {
+        match self.config.keyspace_quota {
+            None => self.config.payload_len,
+            Some(share) => (self.config.payload_len as f64 * share) as u64,
+        }
+    }
+
     /// Largest object in bytes.
     pub fn max_object_bytes(&self) -> u64 {
         max_object_bytes(self.config.payload_len, u64::from(self.config.align_bytes))
@@ -286,11 +301,27 @@ impl Store {
         Key::from_words(self.index.key_words(entry)).ok()
     }
 
+    /// The keyspace of an entry where keyspaces have a quota: whose second order of eviction it is in.
+    fn quota_keyspace(&self, entry: EntryNumber) -> Option<KeyspaceId> {
+        self.config.keyspace_quota?;
+        self.key_of(entry).map(|key| key.keyspace())
+    }
+
+    /// Takes an entry's extent back, if it has one; the number stays.
+    fn free_extent(&mut self, entry: EntryNumber) {
+        let bytes = self.extent_bytes(entry);
+        if bytes == 0 {
+            return;
+        }
+        self.allocator.free(entry.0);
+        if let Some(key) = self.key_of(entry) {
+            self.names.extent_freed(key.keyspace(), bytes);
+        }
+    }
+
     /// Takes an unlinked entry's extent and number back, whatever its state.
     fn free_entry(&mut self, entry: EntryNumber) {
-        if self.allocator.extent(entry.0).is_some() {
-            self.allocator.free(entry.0);
-        }
+        self.free_extent(entry);
         if let Some(key) = self.key_of(entry) {
             self.names.entry_freed(key.keyspace());
         }

@@ -26,6 +26,8 @@ struct Keyspace {
     layout_fingerprint: u64,
     /// Entries that bear the number, readable or not.
     entry_count: u64,
+    /// Bytes of their extents, rounded up to the alignment.
+    used_bytes: u64,
     /// Sessions that have it open.
     session_count: u32,
 }
@@ -147,6 +149,7 @@ impl Names {
                 tokens_per_key,
                 layout_fingerprint,
                 entry_count: 0,
+                used_bytes: 0,
                 session_count: 1,
             },
         );
@@ -171,11 +174,29 @@ impl Names {
         }
     }
 
-    /// An entry bears the number now.
-    pub fn entry_added(&mut self, id: KeyspaceId) {
+    /// An entry with an extent of this size bears the number now.
+    pub fn entry_added(&mut self, id: KeyspaceId, extent_bytes: u64) {
         if let Some(keyspace) = self.by_id.get_mut(&id) {
             keyspace.entry_count += 1;
+            keyspace.used_bytes += extent_bytes;
         }
+    }
+
+    /// An entry that bears the number has given its extent back.
+    pub fn extent_freed(&mut self, id: KeyspaceId, extent_bytes: u64) {
+        if let Some(keyspace) = self.by_id.get_mut(&id) {
+            keyspace.used_bytes -= extent_bytes;
+        }
+    }
+
+    /// Bytes of all extents of the keyspace: of objects, reservations, zombies and quarantine.
+    pub fn used_bytes(&self, id: KeyspaceId) -> u64 {
+        self.by_id.get(&id).map_or(0, |k| k.used_bytes)
+    }
+
+    /// Every keyspace and what it uses, for the audit.
+    pub fn usage(&self) -> impl Iterator<Item = (KeyspaceId, u64)> {
+        self.by_id.iter().map(|(id, k)| (*id, k.used_bytes))
     }
 
     /// An entry that bore the number is free.
@@ -268,7 +289,7 @@ mod tests {
     fn another_layout_is_refused_while_the_keyspace_is_open_and_takes_over_afterwards() {
         let mut names = Names::default();
         let first = open(&mut names, &ask("m", 1), WRITER).unwrap().resolved;
-        names.entry_added(first.keyspace);
+        names.entry_added(first.keyspace, 4096);
         let refused = open(&mut names, &ask("m", 2), WRITER).unwrap_err();
         assert_eq!(refused.status, Status::LayoutMismatch);
         assert!(refused.text.contains("0x1") && refused.text.contains("0x2"));
@@ -282,6 +303,7 @@ mod tests {
         let second = open(&mut names, &ask("m", 2), WRITER).unwrap();
         assert_eq!(second.replaced, Some(first.keyspace));
         assert_ne!(second.resolved.keyspace, first.keyspace);
+        names.extent_freed(first.keyspace, 4096);
         names.entry_freed(first.keyspace);
         assert_eq!(names.by_id.len(), 1);
     }

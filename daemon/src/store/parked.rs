@@ -5,7 +5,7 @@
 
 use super::Nanos;
 use super::events::Open;
-use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::reply::ReservedItem;
 use hostkv_shm_protocol::wire::request::Reserve;
@@ -92,4 +92,6 @@ pub enum Lack {
     Bytes(u64),
     /// An index entry.
     Entry,
+    /// This many bytes of the keyspace's quota, which objects of the same keyspace hold.
+    Quota(KeyspaceId, u64),
 }

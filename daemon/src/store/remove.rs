@@ -142,7 +142,8 @@ impl Store {
 
     /// Makes a committed entry a zombie: unreadable, unfindable, freed by the next scan that finds no pin on it.
     pub(super) fn unpublish(&mut self, entry: EntryNumber, why: Leaving, now: Nanos) {
-        self.policy.remove(&mut self.entries, entry);
+        let of = self.quota_keyspace(entry);
+        self.policy.remove(&mut self.entries, entry, of);
         self.ages.left(entry, why, now);
         self.index.unpublish(entry);
         if let Some(key) = self.key_of(entry) {

@@ -13,7 +13,7 @@ use super::parked::{Lack, Outcome, Progress, Ticket, refused};
 use super::slice::Effort;
 use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::extent::{Extent, units_for};
-use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::key::{Key, KeyHash};
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::reply::ReservedItem;
@@ -185,6 +185,7 @@ impl Store {
         if self.reserved_bytes + bytes > self.pool_reserve_quota_bytes() {
             return Err(Denied::Ends(Status::Quota, Reason::PoolReserved));
         }
+        self.check_keyspace_quota(item.key.keyspace(), bytes)?;
         let entry = self
             .entries
             .take(slot as u32)
@@ -203,7 +204,7 @@ impl Store {
             self.entries.give_back(entry);
             return Err(Denied::Ends(Status::NoSpace, Reason::BucketFull));
         }
-        self.names.entry_added(item.key.keyspace());
+        self.names.entry_added(item.key.keyspace(), bytes);
         self.charge(slot, progress, entry, &item.key, bytes);
         Ok(ReservedItem {
             status: Status::Ok,
@@ -212,6 +213,22 @@ impl Store {
             offset_units,
             generation: hostkv_shm_protocol::control::entry::next_published(self.index.seq(entry)),
         })
+    }
+
+    /// Whether so many bytes more fit into the keyspace's quota, or would when objects of its own make room.
+    fn check_keyspace_quota(&self, keyspace: KeyspaceId, bytes: u64) -> Result<(), Denied> {
+        if self.config.keyspace_quota.is_none() {
+            return Ok(());
+        }
+        let quota = self.keyspace_quota_bytes();
+        if bytes > quota {
+            return Err(Denied::Ends(Status::Quota, Reason::KeyspaceQuota));
+        }
+        let beyond = (self.names.used_bytes(keyspace) + bytes).saturating_sub(quota);
+        match beyond {
+            0 => Ok(()),
+            _ => Err(Denied::Lacks(Lack::Quota(keyspace, beyond))),
+        }
     }
 
     fn charge(

@@ -7,8 +7,10 @@
 //!          scan what is unpublished, drain recency, pick victims, scan   --room--> advance ...
 //!             | nothing more can go, or twice what it asks for has gone
 //!             v
-//!          NO_SPACE
+//!          NO_SPACE, or QUOTA
 //! ```
+//!
+//! A reserve that lacks room within the quota of its keyspace is served in the same way, by victims of that keyspace alone.
 
 use super::entries::EntryState;
 use super::evict::{SEARCH_STEPS, Want};
@@ -67,14 +69,15 @@ impl Store {
             return;
         };
         if !self.make_room(&mut progress, lack, now, effort) {
-            let reason = match lack {
-                Lack::Bytes(_) => Reason::NoSpace,
-                Lack::Entry => Reason::NoEntry,
-            };
-            if progress.has_drained && progress.evicted_entries == 0 {
+            let is_of_one_keyspace = matches!(lack, Lack::Quota(..));
+            if progress.has_drained && progress.evicted_entries == 0 && !is_of_one_keyspace {
                 self.count_pass_without_victims(now);
             }
-            progress.ended = Some((Status::NoSpace, reason));
+            progress.ended = Some(match lack {
+                Lack::Bytes(_) => (Status::NoSpace, Reason::NoSpace),
+                Lack::Entry => (Status::NoSpace, Reason::NoEntry),
+                Lack::Quota(..) => (Status::Quota, Reason::KeyspaceQuota),
+            });
         }
         self.parked.push_front(progress);
     }
@@ -107,7 +110,7 @@ impl Store {
         let entries_left = (EVICT_FACTOR as u32 * progress.request.items.len() as u32)
             .saturating_sub(progress.evicted_entries);
         let is_exhausted = match lack {
-            Lack::Bytes(_) => bytes_left == 0,
+            Lack::Bytes(_) | Lack::Quota(..) => bytes_left == 0,
             Lack::Entry => entries_left == 0,
         };
         if is_exhausted {
@@ -124,6 +127,7 @@ impl Store {
         let want = Want {
             bytes: want.bytes.min(bytes_left),
             entries: want.entries.min(entries_left),
+            of: want.of,
         };
         let picked = self.pick_victims(want, now, effort);
         progress.evicted_bytes += picked.bytes;
@@ -151,15 +155,23 @@ impl Store {
         let pool_allowance = self
             .pool_reserve_quota_bytes()
             .saturating_sub(self.reserved_bytes);
-        let allowance = session_allowance.min(pool_allowance);
+        let (of, keyspace_allowance) = match lack {
+            Lack::Quota(keyspace, _) => (Some(keyspace), self.keyspace_quota_bytes()),
+            Lack::Bytes(_) | Lack::Entry => (None, u64::MAX),
+        };
+        let allowance = session_allowance
+            .min(pool_allowance)
+            .min(keyspace_allowance);
         let (mut bytes, mut entries) = (0, 0);
         for item in &progress.request.items[progress.answers.len()..] {
             effort.spend(Effort::FIND);
-            if self
-                .index
-                .find(&item.key, self.index.hash(&item.key))
-                .is_some()
-            {
+            let is_meant = of.is_none_or(|keyspace| keyspace == item.key.keyspace());
+            let is_new = || {
+                self.index
+                    .find(&item.key, self.index.hash(&item.key))
+                    .is_none()
+            };
+            if !is_meant || !is_new() {
                 continue;
             }
             let item_bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
@@ -173,13 +185,24 @@ impl Store {
             Lack::Entry => Want {
                 bytes: 0,
                 entries: entries.max(1),
+                of,
             },
+            Lack::Quota(keyspace, next_item) => {
+                let used = self.names.used_bytes(keyspace);
+                let beyond = (used + bytes).saturating_sub(self.keyspace_quota_bytes());
+                Want {
+                    bytes: beyond.max(next_item),
+                    entries: 0,
+                    of,
+                }
+            }
             // When enough is free but in pieces, one item's worth.
             Lack::Bytes(next_item) => {
                 let free = self.units_to_bytes(self.allocator.free_units());
                 Want {
                     bytes: bytes.saturating_sub(free).max(next_item),
                     entries: 0,
+                    of,
                 }
             }
         }

@@ -113,7 +113,7 @@ impl Store {
             let bytes = self.extent_bytes(entry);
             // First the sequence number moves, then the extent goes: a reader's check sees it.
             self.index.revoke(entry);
-            self.allocator.free(entry.0);
+            self.free_extent(entry);
             self.entries.set_state(entry, EntryState::Revoked, None);
             if !is_void {
                 self.stats.expired_pins += 1;

@@ -168,6 +168,15 @@ impl Store {
     /// Opens a keyspace for a session.
     pub fn resolve(&mut self, id: SessionId, request: &Resolve) -> Result<Resolved, Refusal> {
         let slot = self.slot_of(id)?;
+        if self.config.requires_salt && request.cache_salt.is_empty() {
+            return Err(Refusal {
+                status: Status::InvalidArgument,
+                text: format!(
+                    "keyspace {:?} has no cache salt, and hostkvd runs with --require-salt; give each tenant a salt of its own",
+                    request.model_name
+                ),
+            });
+        }
         let Some(ledger) = self.sessions[slot].as_mut() else {
             return Err(no_session(id));
         };

@@ -19,6 +19,8 @@ pub struct WriteFailures {
     pub reserved: u64,
     /// A limit on reserved bytes.
     pub quota: u64,
+    /// The quota of the key's keyspace, even after eviction within it.
+    pub keyspace_quota: u64,
     /// Keys of calls that were refused as a whole; not in the request and key counters.
     pub invalid: u64,
 }
@@ -29,6 +31,7 @@ impl WriteFailures {
         let field = match (status, reason) {
             (Status::Exists, _) => &mut self.exists,
             (Status::Reserved, _) => &mut self.reserved,
+            (Status::Quota, Reason::KeyspaceQuota) => &mut self.keyspace_quota,
             (Status::Quota, _) => &mut self.quota,
             (_, Reason::NoEntry) => &mut self.no_entry,
             (_, Reason::BucketFull) => &mut self.bucket_full,
@@ -61,6 +64,8 @@ pub struct Stats {
     pub l1_evicted_keys: u64,
     /// Bytes of evicted objects, rounded up to the alignment.
     pub evicted_bytes: u64,
+    /// Of the evicted keys, those that made room for their own keyspace at its quota.
+    pub quota_evicted_keys: u64,
     /// Passes of the eviction controller, above the watermark or for one reserve.
     pub eviction_passes: u64,
     /// Passes that freed nothing because everything was pinned.

@@ -5,6 +5,7 @@ mod bounds;
 mod events;
 mod model;
 mod promises;
+mod tenants;
 
 use super::entries::EntryState;
 use super::parked::ResumedAnswer;
@@ -61,6 +62,8 @@ struct Options {
     read_ttl_ns: Option<u64>,
     max_reserved_ratio: f64,
     slice_ns: u32,
+    requires_salt: bool,
+    keyspace_quota: Option<f64>,
 }
 
 impl Default for Options {
@@ -75,6 +78,8 @@ impl Default for Options {
             read_ttl_ns: None,
             max_reserved_ratio: 0.5,
             slice_ns: SLICE_NS,
+            requires_salt: false,
+            keyspace_quota: None,
         }
     }
 }
@@ -107,6 +112,8 @@ impl Pool {
             max_sessions: 16,
             max_reserved_ratio: options.max_reserved_ratio,
             max_keyspaces: 100,
+            requires_salt: options.requires_salt,
+            keyspace_quota: options.keyspace_quota,
             slice_ns: options.slice_ns,
         };
         Pool {
@@ -155,6 +162,16 @@ impl Pool {
         model: &str,
         layout_fingerprint: u64,
     ) -> Result<Resolved, Refusal> {
+        self.resolve_salted(client, model, "", layout_fingerprint)
+    }
+
+    fn resolve_salted(
+        &mut self,
+        client: Client,
+        model: &str,
+        salt: &str,
+        layout_fingerprint: u64,
+    ) -> Result<Resolved, Refusal> {
         self.store.resolve(
             client.id,
             &Resolve {
@@ -162,7 +179,7 @@ impl Pool {
                 tokens_per_key: 0,
                 layout_fingerprint,
                 model_name: model.to_owned(),
-                cache_salt: String::new(),
+                cache_salt: salt.to_owned(),
             },
         )
     }

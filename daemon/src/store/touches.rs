@@ -6,6 +6,7 @@ use super::entries::EntryState;
 use super::ledger::DrainStep;
 use super::slice::Effort;
 use super::{Nanos, Store};
+use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::lease::RECENCY_RECORDS;
 
 /// Recency records taken from one session at a time.
@@ -33,10 +34,13 @@ impl Store {
     ) -> Option<DrainStep> {
         let ledger = self.sessions.get_mut(slot)?.as_mut()?;
         let (entries, policy, ages) = (&mut self.entries, &mut self.policy, &mut self.ages);
+        let (index, has_quota) = (&self.index, self.config.keyspace_quota.is_some());
+        let keyspace_of = |entry| Key::from_words(index.key_words(entry)).map(|key| key.keyspace());
         let step = ledger.drain_recency(most, may_sweep, |entry| {
             // The client may write anything: a touch of what is not there is nothing.
             if entries.contains(entry) && entries.state(entry) == EntryState::Committed {
-                policy.touch(entries, entry);
+                let of = has_quota.then(|| keyspace_of(entry).ok()).flatten();
+                policy.touch(entries, entry, of);
                 ages.touched(entry, now);
             }
         });

@@ -161,6 +161,8 @@ pub struct HelloReply {
     pub pin_quota_bytes: u64,
     /// Most bytes that the session may have reserved.
     pub reserve_quota_bytes: u64,
+    /// Most bytes that one keyspace may use.
+    pub keyspace_quota_bytes: u64,
     /// Largest object in bytes.
     pub max_object_bytes: u64,
     /// Pin slots of the session.
@@ -190,6 +192,7 @@ impl HelloReply {
         w.u64(self.huge_page_bytes);
         w.u64(self.pin_quota_bytes);
         w.u64(self.reserve_quota_bytes);
+        w.u64(self.keyspace_quota_bytes);
         w.u64(self.max_object_bytes);
         w.u32(self.pin_slot_count);
         w.u32(self.max_batch_keys);
@@ -209,6 +212,7 @@ impl HelloReply {
             huge_page_bytes: c.u64("huge_page_bytes")?,
             pin_quota_bytes: c.u64("pin_quota_bytes")?,
             reserve_quota_bytes: c.u64("reserve_quota_bytes")?,
+            keyspace_quota_bytes: c.u64("keyspace_quota_bytes")?,
             max_object_bytes: c.u64("max_object_bytes")?,
             pin_slot_count: c.u32("pin_slot_count")?,
             max_batch_keys: c.u32("max_batch_keys")?,

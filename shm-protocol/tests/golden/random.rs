@@ -281,7 +281,7 @@ fn hellos() -> impl Strategy<Value = Hello> {
 fn hello_replies() -> impl Strategy<Value = HelloReply> {
     (
         any::<[u8; 16]>(),
-        any::<[u64; 7]>(),
+        any::<[u64; 8]>(),
         any::<[u32; 4]>(),
         text(0, 31, true),
     )
@@ -294,6 +294,7 @@ fn hello_replies() -> impl Strategy<Value = HelloReply> {
             huge_page_bytes: w[3],
             pin_quota_bytes: w[4],
             reserve_quota_bytes: w[5],
+            keyspace_quota_bytes: w[7],
             max_object_bytes: w[6],
             pin_slot_count: n[1],
             max_batch_keys: n[2],

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 27] = [
+const BAD: [(&str, &[&str]); 28] = [
     (
         "socket",
         &[
@@ -45,6 +45,7 @@ const BAD: [(&str, &[&str]); 27] = [
     ("max-pins", &["255", "1048577"]),
     ("max-reserved-ratio", &["0.51", "-0.5"]),
     ("max-keyspaces", &["0", "1048577"]),
+    ("keyspace-quota", &["0", "1.01", "-0.5", "nan", "half"]),
     ("spin-us", &["51", "-1", "0.5"]),
     ("prometheus-host", &["localhost", "", "127.0.0.1:9090"]),
     ("prometheus-port", &["65536", "-1", "http"]),
@@ -138,7 +139,7 @@ fn the_command_line_is_refused_in_one_sentence_that_names_the_flag() {
             &["--mlock"],
             "unknown flag \"--mlock\"; hostkvd --help lists all",
         ),
-        (&["--require-salt"], "unknown flag \"--require-salt\""),
+        (&["--numa"], "unknown flag \"--numa\""),
         (&["-x"], "unknown flag \"-x\"; hostkvd --help lists all"),
         (
             &["serve"],

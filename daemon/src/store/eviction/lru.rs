@@ -1,47 +1,110 @@
 //! Least recently used first, by last release or commit.
+//!
+//! ```text
+//!   all:            7 - 2 - 9 - 4 - 1        links of the entry table
+//!   keyspace 1:     7 ----- 9 ------ 1       links of its own, 8 bytes an entry, only where a keyspace has a quota
+//!   keyspace 2:         2 ----- 4
+//! ```
 
 use super::Policy;
 use crate::store::entries::EntryTable;
-use crate::store::links::EntryList;
-use hostkv_shm_protocol::id::EntryNumber;
+use crate::store::links::{EntryList, Link};
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
+use std::collections::HashMap;
 
-/// Exact LRU: a list from the hottest to the coldest entry.
-#[derive(Default)]
+/// Exact LRU: a list from the hottest to the coldest entry, of all and of each keyspace.
 pub struct Lru {
-    list: EntryList,
+    all: EntryList,
+    /// Lists that are not empty.
+    by_keyspace: HashMap<KeyspaceId, EntryList>,
+    links: Vec<Link>,
+}
+
+impl Lru {
+    /// An order of nothing yet, with room for the order of so many entries within their keyspaces.
+    pub fn new(ordered_entries: u32) -> Lru {
+        Lru {
+            all: EntryList::default(),
+            by_keyspace: HashMap::new(),
+            links: vec![Link::default(); ordered_entries as usize],
+        }
+    }
+
+    fn leave(&mut self, entry: EntryNumber, keyspace: KeyspaceId) {
+        if let Some(list) = self.by_keyspace.get_mut(&keyspace) {
+            list.unlink(&mut self.links, entry);
+            if list.count() == 0 {
+                self.by_keyspace.remove(&keyspace);
+            }
+        }
+    }
 }
 
 impl Policy for Lru {
-    fn insert(&mut self, table: &mut EntryTable, entry: EntryNumber) {
-        table.push_front(&mut self.list, entry);
+    fn insert(&mut self, table: &mut EntryTable, entry: EntryNumber, of: Option<KeyspaceId>) {
+        table.push_front(&mut self.all, entry);
+        if let Some(keyspace) = of {
+            let list = self.by_keyspace.entry(keyspace).or_default();
+            list.push_front(&mut self.links, entry);
+        }
     }
 
-    fn touch(&mut self, table: &mut EntryTable, entry: EntryNumber) {
-        table.unlink(&mut self.list, entry);
-        table.push_front(&mut self.list, entry);
+    fn touch(&mut self, table: &mut EntryTable, entry: EntryNumber, of: Option<KeyspaceId>) {
+        table.unlink(&mut self.all, entry);
+        table.push_front(&mut self.all, entry);
+        if let Some(list) = of.and_then(|keyspace| self.by_keyspace.get_mut(&keyspace)) {
+            list.unlink(&mut self.links, entry);
+            list.push_front(&mut self.links, entry);
+        }
     }
 
-    fn remove(&mut self, table: &mut EntryTable, entry: EntryNumber) {
-        table.unlink(&mut self.list, entry);
+    fn remove(&mut self, table: &mut EntryTable, entry: EntryNumber, of: Option<KeyspaceId>) {
+        table.unlink(&mut self.all, entry);
+        if let Some(keyspace) = of {
+            self.leave(entry, keyspace);
+        }
     }
 
     fn victim(
         &mut self,
         table: &mut EntryTable,
+        of: Option<KeyspaceId>,
         is_pinned: &dyn Fn(EntryNumber) -> bool,
         steps: &mut u32,
     ) -> Option<EntryNumber> {
+        let list = match of {
+            None => &mut self.all,
+            Some(keyspace) => self.by_keyspace.get_mut(&keyspace)?,
+        };
         // One round at most: what was passed over goes to the hot end, because a pinned object is in use now,
         // and so is not met again by the next call.
-        for _ in 0..self.list.count() {
+        for _ in 0..list.count() {
             *steps = steps.checked_sub(1)?;
-            let entry = self.list.back()?;
+            let entry = list.back()?;
             if !is_pinned(entry) {
                 return Some(entry);
             }
-            self.touch(table, entry);
+            match of {
+                None => {
+                    table.unlink(list, entry);
+                    table.push_front(list, entry);
+                }
+                Some(_) => {
+                    list.unlink(&mut self.links, entry);
+                    list.push_front(&mut self.links, entry);
+                }
+            }
         }
         None
+    }
+
+    fn listed(&self, of: KeyspaceId) -> Option<u32> {
+        (!self.links.is_empty()).then(|| self.by_keyspace.get(&of).map_or(0, EntryList::count))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        (self.links.capacity() * size_of::<Link>()
+            + self.by_keyspace.capacity() * size_of::<(KeyspaceId, EntryList)>()) as u64
     }
 }
 
@@ -49,32 +112,64 @@ impl Policy for Lru {
 mod tests {
     use super::*;
 
-    fn three() -> (EntryTable, Lru, Vec<EntryNumber>) {
-        let mut table = EntryTable::new(3);
-        let mut lru = Lru::default();
-        let entries: Vec<_> = (0..3).map(|_| table.take(0).unwrap()).collect();
-        for entry in &entries {
-            lru.insert(&mut table, *entry);
+    const A: Option<KeyspaceId> = Some(KeyspaceId(1));
+    const B: Option<KeyspaceId> = Some(KeyspaceId(2));
+
+    /// Entries 0 to 5, by turns of keyspace A and B.
+    fn six() -> (EntryTable, Lru, Vec<EntryNumber>) {
+        let mut table = EntryTable::new(6);
+        let mut lru = Lru::new(6);
+        let entries: Vec<_> = (0..6).map(|_| table.take(0).unwrap()).collect();
+        for (entry, of) in entries.iter().zip([A, B].into_iter().cycle()) {
+            lru.insert(&mut table, *entry, of);
         }
         (table, lru, entries)
     }
 
     #[test]
     fn the_least_recently_used_goes_first() {
-        let (mut table, mut lru, e) = three();
-        lru.touch(&mut table, e[0]);
-        assert_eq!(lru.victim(&mut table, &|_| false, &mut 100), Some(e[1]));
-        lru.remove(&mut table, e[1]);
-        assert_eq!(lru.victim(&mut table, &|_| false, &mut 100), Some(e[2]));
+        let (mut table, mut lru, e) = six();
+        lru.touch(&mut table, e[0], A);
+        assert_eq!(
+            lru.victim(&mut table, None, &|_| false, &mut 100),
+            Some(e[1])
+        );
+        lru.remove(&mut table, e[1], B);
+        assert_eq!(
+            lru.victim(&mut table, None, &|_| false, &mut 100),
+            Some(e[2])
+        );
+    }
+
+    #[test]
+    fn a_keyspace_has_an_order_of_its_own() {
+        let (mut table, mut lru, e) = six();
+        let victim =
+            |lru: &mut Lru, table: &mut EntryTable, of| lru.victim(table, of, &|_| false, &mut 100);
+        assert_eq!(victim(&mut lru, &mut table, B), Some(e[1]));
+        lru.touch(&mut table, e[1], B);
+        assert_eq!(victim(&mut lru, &mut table, B), Some(e[3]));
+        for entry in [e[1], e[3], e[5]] {
+            lru.remove(&mut table, entry, B);
+        }
+        assert_eq!(victim(&mut lru, &mut table, B), None);
+        assert_eq!(victim(&mut lru, &mut table, A), Some(e[0]));
+        assert_eq!(lru.listed(KeyspaceId(1)), Some(3));
+        assert_eq!(lru.listed(KeyspaceId(2)), Some(0));
     }
 
     #[test]
     fn pinned_entries_are_passed_over_and_a_full_round_ends() {
-        let (mut table, mut lru, e) = three();
-        assert_eq!(lru.victim(&mut table, &|x| x != e[2], &mut 100), Some(e[2]));
-        assert_eq!(lru.victim(&mut table, &|_| true, &mut 100), None);
-        let mut steps = 1;
-        assert_eq!(lru.victim(&mut table, &|x| x != e[1], &mut steps), None);
-        assert_eq!(steps, 0);
+        for of in [None, A] {
+            let (mut table, mut lru, e) = six();
+            assert_eq!(
+                lru.victim(&mut table, of, &|x| x != e[2], &mut 100),
+                Some(e[2])
+            );
+            assert_eq!(lru.victim(&mut table, of, &|_| true, &mut 100), None);
+            let mut steps = 1;
+            assert_eq!(lru.victim(&mut table, of, &|x| x == e[2], &mut steps), None);
+            assert_eq!(steps, 0);
+        }
     }
 }

@@ -237,7 +237,7 @@ fn the_overflow_bitmap_is_swept_in_pieces_and_whole() {
     let coldest = pool
         .store
         .policy
-        .victim(&mut pool.store.entries, &|_| false, &mut 1);
+        .victim(&mut pool.store.entries, None, &|_| false, &mut 1);
     assert_eq!(coldest, Some(entry(&pool, OBJECTS - 1)));
 }
 

@@ -107,7 +107,7 @@ struct World {
 }
 
 impl World {
-    fn new(write_ttl_ns: Option<u64>, slice_ns: u32) -> World {
+    fn new(write_ttl_ns: Option<u64>, slice_ns: u32, keyspace_quota: Option<f64>) -> World {
         let mut pool = Pool::new(Options {
             units: 40,
             entries: 28,
@@ -115,6 +115,7 @@ impl World {
             write_ttl_ns,
             max_reserved_ratio: 0.4,
             slice_ns,
+            keyspace_quota,
             ..Options::default()
         });
         let anchor = pool.client();
@@ -410,8 +411,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
         ttl in prop_oneof![Just(None), Just(Some(SECOND))],
         slice_ns in prop_oneof![Just(1), Just(500), Just(3000), Just(SLICE_NS)],
+        keyspace_quota in prop_oneof![Just(None), Just(Some(0.1)), Just(Some(0.5))],
     ) {
-        let mut world = World::new(ttl, slice_ns);
+        let mut world = World::new(ttl, slice_ns, keyspace_quota);
         for step in steps {
             world.run(step);
             world.check();
