@@ -1,6 +1,6 @@
 # What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
 
-.PHONY: help build demo test bench format lint clean
+.PHONY: help build demo test torture bench format lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,6 +14,9 @@ demo: ## a real engine on the cache: installs, builds and shows everything (HOST
 
 test: ## every check, quick ones first; installs the compilers and checkers it needs
 	@scripts/test.sh
+
+torture: ## the worst that one host allows, for MINUTES=80 (SEED=, ONLY=F1,F7 repeat a part)
+	@scripts/torture.sh
 
 bench: ## what the machine allows and what hostkv reaches, as ratios
 	cargo build --release --locked -p hostkv-daemon -p hostkv-bench

@@ -1,10 +1,10 @@
-//! A worker may be killed at any step: what it held comes back, what it committed stays, nothing else is seen.
+//! What a worker held when it was killed, stopped, forked or replaced itself comes back, and nothing of it before.
+//! `torture.rs` does the same many times.
 
 use hostkv::Status;
 use hostkv_shm_protocol::wire::reply::Audit;
 use hostkv_tests::{
-    Daemon, Random, Worker, assert_reads, keys, keyspace, request, reserve_items, seed,
-    statuses_of, store, wait_until,
+    Daemon, Worker, keys, keyspace, request, reserve_items, statuses_of, store, wait_until,
 };
 
 /// Objects that are there before anybody is killed.
@@ -34,135 +34,6 @@ fn assert_clean(step: &str, audit: &Audit, count: usize) {
 }
 
 #[test]
-fn killed_at_any_step_of_the_protocol_everything_comes_back() {
-    let daemon = pool();
-    // Each step: its name, the orders before the kill, and whether the keys are committed by then.
-    let steps: [(&str, &[&str], bool); 22] = [
-        ("connected", &["raw connect"], false),
-        (
-            "HELLO sent, its reply unread",
-            &["raw connect", "raw hello-unread"],
-            false,
-        ),
-        ("HELLO answered", &["raw connect", "raw hello"], false),
-        (
-            "reserve sent, its reply unread",
-            &["raw connect", "raw hello", "raw reserve-unread k 4 8000"],
-            false,
-        ),
-        (
-            "written by hand",
-            &["raw connect", "raw hello", "raw reserve k 4 8000"],
-            false,
-        ),
-        (
-            "commit sent, its reply unread",
-            &[
-                "raw connect",
-                "raw hello",
-                "raw reserve k 4 8000",
-                "raw commit-unread",
-            ],
-            true,
-        ),
-        (
-            "commit queued behind unread replies",
-            &[
-                "raw connect",
-                "raw hello",
-                "raw reserve k 4 8000",
-                "raw commit-behind-unread-replies",
-            ],
-            true,
-        ),
-        (
-            "abort sent, its reply unread",
-            &[
-                "raw connect",
-                "raw hello",
-                "raw reserve k 4 8000",
-                "raw abort-unread",
-            ],
-            false,
-        ),
-        (
-            "commit sent, then the socket closed",
-            &[
-                "raw connect",
-                "raw hello",
-                "raw reserve k 4 8000",
-                "raw commit-unread",
-                "raw close-socket",
-            ],
-            true,
-        ),
-        ("opened", &["open"], false),
-        ("reserved", &["open", "reserve k 4 8000"], false),
-        ("written", &["open", "reserve k 4 8000", "fill"], false),
-        (
-            "committed",
-            &["open", "reserve k 4 8000", "fill", "commit"],
-            true,
-        ),
-        (
-            "aborted",
-            &["open", "reserve k 4 8000", "fill", "abort"],
-            false,
-        ),
-        (
-            "committed and acquired",
-            &["open", "reserve k 4 8000", "fill", "commit-and-acquire"],
-            true,
-        ),
-        ("looked up", &["open", "lookup base 3"], false),
-        ("pinned", &["open", "acquire base 3"], false),
-        ("read", &["open", "acquire base 3", "verify"], false),
-        ("checked", &["open", "acquire base 3", "check"], false),
-        ("released", &["open", "acquire base 3", "release"], false),
-        (
-            "pinned and writing",
-            &["open", "acquire base 3", "reserve k 4 8000", "fill"],
-            false,
-        ),
-        (
-            "closed with a lease open",
-            &["open", "acquire base 3", "close"],
-            false,
-        ),
-    ];
-    for (step, orders, is_committed) in steps {
-        let mut worker = Worker::start(&daemon);
-        for order in orders {
-            worker.must(order);
-        }
-        worker.kill();
-        daemon.wait_for_sessions(0);
-        let count = if is_committed { 4 } else { 0 };
-        assert_clean(step, &daemon.audit(), count);
-        let session = daemon.session();
-        let space = keyspace(&session);
-        let stored = keys("k", 4);
-        let lease = session.acquire(space, &stored, &request(0)).unwrap();
-        assert_eq!(lease.prefix_count(), count, "{step}");
-        for (index, key) in stored.iter().enumerate().take(count) {
-            assert_reads(&lease, index, key);
-        }
-        lease.release().unwrap();
-        let lease = session
-            .acquire(space, &keys("base", BASE), &request(0))
-            .unwrap();
-        for (index, key) in keys("base", BASE).iter().enumerate() {
-            assert_reads(&lease, index, key);
-        }
-        drop(lease);
-        session.remove(space, &stored, None).unwrap();
-        drop(session);
-        daemon.audit_until("the next step can begin", |audit| audit.zombie_bytes == 0);
-    }
-    daemon.finish();
-}
-
-#[test]
 fn a_worker_killed_while_the_daemon_stands_still_has_its_queued_commit_carried_out() {
     let daemon = pool();
     let mut worker = Worker::start(&daemon);
@@ -175,57 +46,6 @@ fn a_worker_killed_while_the_daemon_stands_still_has_its_queued_commit_carried_o
     daemon.signal(nix::sys::signal::Signal::SIGCONT);
     daemon.wait_for_sessions(0);
     assert_clean("commit queued", &daemon.audit(), 4);
-    daemon.finish();
-}
-
-#[test]
-fn workers_killed_at_random_moments_leave_nothing_behind() {
-    let daemon = pool();
-    let start = seed("workers_killed_at_random_moments_leave_nothing_behind");
-    let mut random = Random(start);
-    for _ in 0..40 {
-        let mut workers: Vec<Worker> = (0..3).map(|_| Worker::start(&daemon)).collect();
-        for worker in &mut workers {
-            worker.must("open");
-            worker.must(&format!("load-until-death {}", random.below(1 << 40)));
-        }
-        for worker in &mut workers {
-            std::thread::sleep(std::time::Duration::from_micros(random.below(6000)));
-            worker.kill();
-        }
-    }
-    daemon.wait_for_sessions(0);
-    let audit = daemon.audit_until("all is given back", |audit| audit.zombie_bytes == 0);
-    assert_eq!((audit.reserved_bytes, audit.pin_count), (0, 0), "{audit:?}");
-    assert_eq!(audit.object_bytes + audit.free_bytes, audit.capacity_bytes);
-    daemon.finish();
-}
-
-#[test]
-fn what_a_dead_worker_held_is_back_within_moments() {
-    let daemon = pool();
-    let session = daemon.session();
-    let mut took = Vec::new();
-    for _ in 0..20 {
-        let mut worker = Worker::start(&daemon);
-        for order in ["open", "acquire base 3", "reserve k 4 8000"] {
-            worker.must(order);
-        }
-        worker.kill();
-        let begin = std::time::Instant::now();
-        wait_until("it is back", || {
-            let figures = session.figures().unwrap();
-            figures.session_count == 1 && figures.reserved_bytes == 0
-        });
-        took.push(begin.elapsed());
-    }
-    took.sort();
-    eprintln!(
-        "reclaim after a death: median {:?}, worst {:?}",
-        took[10], took[19]
-    );
-    assert!(took[19] < std::time::Duration::from_secs(1), "{took:?}");
-    drop(session);
     daemon.finish();
 }
 

@@ -29,6 +29,7 @@ mod system_calls;
 mod telemetry;
 mod tenants;
 mod timeout;
+mod torture;
 mod versions;
 mod write_path;
 

@@ -24,6 +24,7 @@ mod pool;
 mod raw;
 mod scrape;
 mod skip;
+pub mod torture;
 mod worker;
 
 pub use daemon::{Daemon, DaemonSpec, FailedStart, daemon_program};

@@ -113,7 +113,7 @@ impl Worker {
         }
     }
 
-    /// SIGKILLs it.
+    /// SIGKILLs it and comes back as soon as its end can be seen, as its pidfd says it.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();

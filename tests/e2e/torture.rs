@@ -1,0 +1,32 @@
+//! The short forms of the faults: each promise of the fault table in a hundredth of its cycles.
+//!
+//! `make torture` does the whole.
+
+use hostkv_tests::torture::{self, FAULTS, Fault, kill};
+
+/// A test for each row of the table, and one that no row is left out.
+macro_rules! short_forms {
+    ($($name:ident => $fault:path,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                torture::short(&$fault);
+            }
+        )*
+
+        #[test]
+        fn every_fault_of_the_table_has_a_short_form() {
+            let tested: Vec<&Fault> = vec![$(&$fault),*];
+            for fault in FAULTS {
+                let is_tested = tested.iter().any(|other| std::ptr::eq(*other, *fault));
+                assert!(is_tested, "{} {} has no test here", fault.id, fault.name);
+            }
+            assert_eq!(tested.len(), FAULTS.len());
+        }
+    };
+}
+
+short_forms! {
+    a_client_killed_at_any_step_leaves_what_it_committed_and_nothing_else => kill::AT_EVERY_STEP,
+    a_client_killed_at_a_random_moment_leaves_nothing_behind => kill::AT_RANDOM,
+}

@@ -1,0 +1,60 @@
+//! The torture runner: every fault of the fault table as a function that does its worst, again and again.
+//!
+//! Called by the program `hostkv-torture` for the whole number of cycles, and by the tests in `e2e/torture.rs` for a
+//! hundredth of it. All of it runs on the caller's thread, with threads and processes of its own that end with it.
+//!
+//! ```text
+//!   FAULTS ── one row a promise: id, name, what is required, cycles, weight, run
+//!     │
+//!     ├─ e2e/torture.rs ── short(row): cycles / 100, a panic fails the test
+//!     └─ bin/torture.rs ── attempt(row, share of the time) ──> Report ──> the table at the end
+//! ```
+//!
+//! A new fault is a file here, with a static [`Fault`] for each of its promises, a line in [`FAULTS`] and a line in
+//! `e2e/torture.rs`. Its `run` goes round while [`Run::goes_on`] says so, counts what it did with [`Run::count`],
+//! says its figures with [`Run::note`], and panics at the first thing that is wrong. What this machine cannot do is
+//! `Err(Skipped)`, which is counted and never a pass.
+
+pub mod kill;
+mod run;
+mod stage;
+
+pub use run::{Report, Run, Skipped, Timings, Verdict, attempt};
+pub use stage::Stage;
+
+/// One promise under one fault.
+#[derive(Debug)]
+pub struct Fault {
+    /// Number of the fault in the table of faults, `F1`; the promises of a fault share it.
+    pub id: &'static str,
+    /// What is done to hostkv.
+    pub name: &'static str,
+    /// What has to hold, with its numbers.
+    pub required: &'static str,
+    /// How often a whole run does it; the short form does a hundredth.
+    pub full_cycles: u64,
+    /// Its share of the time of a whole run, relative to the others.
+    pub weight: u32,
+    /// Does it; panics when the promise is broken.
+    pub run: fn(&mut Run) -> Result<(), Skipped>,
+}
+
+/// All promises, in the order in which they run.
+pub const FAULTS: &[&Fault] = &[&kill::AT_EVERY_STEP, &kill::AT_RANDOM];
+
+/// The short form for a test: a hundredth of the cycles and no limit in time.
+pub fn short(fault: &'static Fault) {
+    let cycles = (fault.full_cycles / 100).max(1);
+    let seed = crate::seed(fault.name);
+    let mut run = Run::new(cycles, None, seed);
+    match (fault.run)(&mut run) {
+        Ok(()) => eprintln!(
+            "{} {}: {} cycles; {}",
+            fault.id,
+            fault.name,
+            run.done(),
+            run.notes()
+        ),
+        Err(Skipped(why)) => crate::skip(&format!("{} {}: {why}", fault.id, fault.name)),
+    }
+}
