@@ -2,7 +2,7 @@
 //!
 //! `make torture` does the whole.
 
-use hostkv_tests::torture::{self, FAULTS, Fault, kill};
+use hostkv_tests::torture::{self, FAULTS, Fault, kill, verify};
 
 /// A test for each row of the table, and one that no row is left out.
 macro_rules! short_forms {
@@ -27,6 +27,7 @@ macro_rules! short_forms {
 }
 
 short_forms! {
+    ten_million_reads_under_writes_evictions_removes_clears_and_kills_are_right => verify::READS,
     a_client_killed_at_any_step_leaves_what_it_committed_and_nothing_else => kill::AT_EVERY_STEP,
     a_client_killed_at_a_random_moment_leaves_nothing_behind => kill::AT_RANDOM,
 }

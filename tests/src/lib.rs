@@ -20,6 +20,7 @@
 
 mod daemon;
 mod manager;
+pub mod pattern;
 mod pool;
 mod raw;
 mod scrape;

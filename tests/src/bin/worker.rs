@@ -25,6 +25,7 @@ use hostkv::session::{self, Request, Session, SessionConfig};
 use hostkv::{ChunkKey, KeyspaceId, error::Error};
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
 use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
+use hostkv_tests::torture::verify::Writer;
 use hostkv_tests::{
     Random, RawClient, fill, is_filled, keys, keyspace_config, request, reserve_items,
 };
@@ -145,6 +146,21 @@ impl Worker {
                 let mut random = Random(seed.parse().unwrap());
                 loop {
                     self.load_round(&mut random)?;
+                }
+            }
+            ["store-until-death", first_key, count, first_write, seed] => {
+                // The answer comes first: there is no other.
+                println!("OK");
+                let count = number(count) as u32;
+                let mut writer = Writer::new(
+                    self.session(),
+                    number(first_key) as u32,
+                    count,
+                    number(first_write) as u32,
+                    seed.parse().unwrap(),
+                );
+                loop {
+                    writer.round();
                 }
             }
             ["fork"] => Ok(self.fork()),

@@ -18,6 +18,7 @@
 pub mod kill;
 mod run;
 mod stage;
+pub mod verify;
 
 pub use run::{Report, Run, Skipped, Timings, Verdict, attempt};
 pub use stage::Stage;
@@ -40,7 +41,7 @@ pub struct Fault {
 }
 
 /// All promises, in the order in which they run.
-pub const FAULTS: &[&Fault] = &[&kill::AT_EVERY_STEP, &kill::AT_RANDOM];
+pub const FAULTS: &[&Fault] = &[&verify::READS, &kill::AT_EVERY_STEP, &kill::AT_RANDOM];
 
 /// The short form for a test: a hundredth of the cycles and no limit in time.
 pub fn short(fault: &'static Fault) {
