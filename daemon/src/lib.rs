@@ -21,10 +21,11 @@
 //! | hostkvd-log | writes log lines | standard error; a bounded queue before it |
 //! | hostkvd-events | gives events to the processors, if telemetry is on | the processors; a bounded queue before it |
 //! | metrics-accept, and a render thread | HTTP | the metrics port; asks the loop for a copy of the figures |
+//! | payload-N | zeroes and copies payload bytes for the store | one job each; channels before and behind it |
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
 //! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`telemetry`], [`config`], [`systemd`],
-//! [`segment`], [`metrics`], [`error`], [`signal`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+//! [`segment`], [`metrics`], [`error`], [`signal`], [`workers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod config;
 pub mod error;
@@ -39,6 +40,7 @@ pub mod signal;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod workers;
 
 mod start;
 
