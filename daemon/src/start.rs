@@ -37,6 +37,7 @@ use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{Telemetry, specs};
+use crate::workers::{PayloadBytes, Workers};
 use crate::{critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
@@ -91,6 +92,10 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     };
 
     let handout = handout(&control, &payload)?;
+    // SAFETY: the workers end with the server, which `run` consumes, and `payload` is dropped at the end of this function.
+    let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
+    let workers = Workers::start(bytes)
+        .map_err(|error| fault("starting the threads for payload bytes", error))?;
     let (asker, questions) =
         questions().map_err(|error| fault("making an eventfd for the metrics", error))?;
     let socket = match listen::take()? {
@@ -114,6 +119,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         alive,
         signals,
         questions,
+        workers,
         socket,
         telemetry,
         start,
@@ -286,6 +292,7 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
         max_keyspaces: config.limits.max_keyspaces,
         requires_salt: config.tenants.requires_salt,
         keyspace_quota: config.tenants.keyspace_quota,
+        zeroes_on_reuse: config.tenants.zeroes_on_reuse,
         slice_ns: SLICE_NS,
     }
 }

@@ -1,9 +1,12 @@
 //! Tenants: what one may do to another is bounded, and what is told to keep them apart is kept.
 
+use std::time::{Duration, Instant};
+
 use hostkv::session::Session;
 use hostkv::{KeyspaceId, Status};
 use hostkv_tests::{
-    Daemon, assert_reads, key, keys, keyspace_config, request, reserve_items, statuses_of, store,
+    Daemon, PATIENCE, Worker, assert_reads, key, keys, keyspace_config, request, reserve_items,
+    statuses_of, store,
 };
 
 use crate::assert_refused;
@@ -104,5 +107,95 @@ fn a_keyspace_that_can_make_no_room_says_quota_and_names_the_limit() {
     drop(lease);
     store(&session, loud, &more, MIB);
     drop(session);
+    daemon.finish();
+}
+
+/// Reserves `len_bytes` for each key and looks at what was granted to the last byte of each extent.
+fn assert_grants_zeros(session: &Session, keyspace: KeyspaceId, family: &str, len_bytes: u64) {
+    let asked = reserve_items(&keys(family, 4), len_bytes);
+    let reservation = session.reserve(keyspace, &asked, &request(0)).unwrap();
+    for index in 0..reservation.count() {
+        let span = reservation.span(index).unwrap();
+        let extent_bytes = len_bytes.next_multiple_of(4096);
+        // SAFETY: the extent lies inside the mapping and is this reservation's alone.
+        let extent = unsafe { std::slice::from_raw_parts_mut(span.data, extent_bytes as usize) };
+        assert!(
+            extent.iter().all(|byte| *byte == 0),
+            "{family}: a granted extent has other bytes than zeros"
+        );
+        // What lies behind the object is part of the extent too.
+        extent.fill(0x5a);
+    }
+    reservation.commit().unwrap();
+}
+
+#[test]
+fn with_zero_on_reuse_nobody_is_granted_bytes_of_another_tenant() {
+    let daemon = Daemon::start(&["--zero-on-reuse"]);
+    let session = daemon.session();
+    let tenants = ["a", "b", "c"].map(|salt| tenant(&session, salt));
+    // The pool is 32 MiB: twenty rounds of 3 x 4 objects of up to a MB evict, split and join extents of all sizes.
+    for round in 0..20_u64 {
+        for (turn, keyspace) in tenants.iter().enumerate() {
+            let len_bytes = 400_003 + 70_000 * (round * 3 + turn as u64) % 600_000;
+            assert_grants_zeros(&session, *keyspace, &format!("round{round}"), len_bytes);
+        }
+        // What was aborted, and what a session left behind at its end, too.
+        let asked = reserve_items(&keys("aborted", 2), MIB);
+        for reservation in [tenants[0], tenants[1]]
+            .map(|space| session.reserve(space, &asked, &request(0)).unwrap())
+        {
+            for index in 0..reservation.count() {
+                if let Ok(span) = reservation.span(index) {
+                    // SAFETY: the span is this reservation's alone.
+                    unsafe { span.data.write_bytes(0x77, span.len_bytes as usize) };
+                }
+            }
+            reservation.abort().unwrap();
+        }
+        session
+            .remove(tenants[2], &keys(&format!("round{round}"), 4), None)
+            .unwrap();
+        let mut worker = Worker::start(&daemon);
+        for order in ["open", "reserve killed 2 1000000", "fill"] {
+            worker.must(order);
+        }
+        worker.kill();
+    }
+    let evicted = session.figures().unwrap().l1_evicted_keys;
+    assert!(evicted > 50, "only {evicted} objects were evicted");
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
+fn zeroing_a_large_extent_holds_no_other_request_up() {
+    // The largest object is 64 MiB.
+    let daemon = Daemon::start(&["--zero-on-reuse", "--l1-size-gb", "0.5"]);
+    let (session, other) = (daemon.session(), daemon.session());
+    let keyspace = tenant(&session, "a");
+    let large = keys("large", 4);
+    for key in &large {
+        let asked = reserve_items(&[*key], 64 * MIB);
+        let reservation = session.reserve(keyspace, &asked, &request(0)).unwrap();
+        reservation.span(0).unwrap();
+        reservation.commit().unwrap();
+    }
+    let mut slowest = Duration::ZERO;
+    session.remove(keyspace, &large, None).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut pings = 0;
+    while daemon.scrape().sample("hostkv_l1_used_bytes") > 0.0 {
+        for _ in 0..50 {
+            let asked = Instant::now();
+            other.ping().unwrap();
+            slowest = slowest.max(asked.elapsed());
+            pings += 1;
+        }
+        assert!(Instant::now() < deadline, "256 MiB are never zeroed");
+    }
+    println!("256 MiB zeroed; of {pings} requests meanwhile the slowest took {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    drop((session, other));
     daemon.finish();
 }

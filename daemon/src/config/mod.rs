@@ -196,6 +196,8 @@ pub struct TenantsConfig {
     pub requires_salt: bool,
     /// Share of the payload that one keyspace may use; `None` = all of it.
     pub keyspace_quota: Option<f64>,
+    /// Whether an extent is zeroed before it is used again.
+    pub zeroes_on_reuse: bool,
 }
 
 /// What sessions may hold, and for how long.

@@ -394,9 +394,12 @@ impl Resolver<'_> {
         };
         let text = |share: &f64| print::number(*share);
         let share = self.take(&setting::KEYSPACE_QUOTA, 1.0, share, text)?;
+        let text = bool::to_string;
+        let zeroes_on_reuse = self.take(&setting::ZERO_ON_REUSE, false, check::yes_no, text)?;
         Ok(TenantsConfig {
             requires_salt,
             keyspace_quota: (share < 1.0).then_some(share),
+            zeroes_on_reuse,
         })
     }
 

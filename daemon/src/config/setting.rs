@@ -284,6 +284,15 @@ pub(super) static KEYSPACE_QUOTA: Setting = Setting::new(
     "a number above 0 and at most 1",
 );
 
+pub(super) static ZERO_ON_REUSE: Setting = Setting::new(
+    "zero-on-reuse",
+    "",
+    Shape::Switch,
+    TENANTS,
+    "Zero every extent that is given back before anybody gets it again",
+    "yes or no",
+);
+
 pub(super) static L1_WRITE_TTL_SECONDS: Setting = Setting::new(
     "l1-write-ttl-seconds",
     "N",
@@ -432,7 +441,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 36] = [
+pub(super) static ALL: [&Setting; 37] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -452,6 +461,7 @@ pub(super) static ALL: [&Setting; 36] = [
     &EVICTION_RATIO,
     &REQUIRE_SALT,
     &KEYSPACE_QUOTA,
+    &ZERO_ON_REUSE,
     &L1_WRITE_TTL_SECONDS,
     &L1_READ_TTL_SECONDS,
     &CHUNK_SIZE,

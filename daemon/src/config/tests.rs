@@ -154,6 +154,7 @@ fn no_flags_give_the_documented_defaults() {
     let tenants = TenantsConfig {
         requires_salt: false,
         keyspace_quota: None,
+        zeroes_on_reuse: false,
     };
     assert_eq!(config.tenants, tenants);
     let limits = LimitsConfig {
@@ -218,7 +219,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 34] = [
+const SAMPLES: [(&str, &str, &str); 35] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -238,6 +239,7 @@ const SAMPLES: [(&str, &str, &str); 34] = [
     ("eviction-ratio", "1", "1"),
     ("require-salt", "yes", "true"),
     ("keyspace-quota", "0.25", "0.25"),
+    ("zero-on-reuse", "yes", "true"),
     ("l1-write-ttl-seconds", "30", "30"),
     ("l1-read-ttl-seconds", "0.5", "0.5"),
     ("chunk-size", "16", "16"),
@@ -335,7 +337,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 35, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 36, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",

@@ -258,6 +258,8 @@ families! {
             "Payload bytes of expired reservations whose writer may still write.";
         Gauge Bytes "hostkv_orphaned_bytes" orphaned_bytes: u64,
             "Payload bytes held by live processes whose socket is gone.";
+        Gauge Bytes "hostkv_l1_zeroing_bytes" l1_zeroing_bytes: u64,
+            "Payload bytes that are zeroed before they are used again.";
         Gauge Things "hostkv_l1_pinned_objects" l1_pinned_objects: u64,
             "Pinned objects in L1, at most a second old.";
         Gauge Things "hostkv_l1_reserved_objects" l1_reserved_objects: u64,

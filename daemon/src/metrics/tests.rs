@@ -95,6 +95,7 @@ fn every_figure_shows_under_its_own_name() {
         l1_reserved_bytes: 115,
         l1_quarantined_bytes: 116,
         orphaned_bytes: 117,
+        l1_zeroing_bytes: 156,
         l1_objects: 118,
         l1_usage_ratio: 0.25,
         eviction_watermark_ratio: 0.75,
@@ -181,6 +182,7 @@ const EXPECTED: &str = "
     hostkv_l1_quarantined_bytes 116
     hostkv_orphaned_bytes 117
     hostkv_l1_objects 118
+    hostkv_l1_zeroing_bytes 156
     hostkv_l1_usage_ratio 0.25
     hostkv_eviction_watermark_ratio 0.75
     hostkv_index_entries 119

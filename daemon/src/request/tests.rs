@@ -55,6 +55,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         max_keyspaces: 100,
         requires_salt: false,
         keyspace_quota: None,
+        zeroes_on_reuse: false,
         slice_ns: SLICE_NS,
     };
     let facts = PoolFacts {

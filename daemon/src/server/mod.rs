@@ -10,6 +10,7 @@
 //!         --> timer -------> every 100 ms: store.tick, late HELLOs, what the service manager
 //!                            is to hear (reports.rs); at most every second: orphans
 //!         --> eventfd -----> a scrape wants a snapshot                         snapshots.rs
+//!         --> eventfd -----> workers are done with payload bytes               ../workers/
 //!         --> signals -----> stop, reload                                      ../signal.rs
 //!   then, while the store has work: one slice of it, and the replies of requests that it finished
 //! ```
@@ -57,6 +58,7 @@ use crate::request::{LoopRequest, refused, resumed};
 use crate::signal::{Signals, Wish};
 use crate::store::{Nanos, Refusal, Store};
 use crate::telemetry::Telemetry;
+use crate::workers::Workers;
 use crate::{logging, systemd};
 use alive::AliveMark;
 use connection::Connection;
@@ -71,6 +73,8 @@ const SECOND_NS: Nanos = 1_000_000_000;
 const ACCEPTS_PER_TURN: usize = 16;
 /// Most packets of one client in one turn, so that one does not hold the others up.
 const FRAMES_PER_TURN: usize = 16;
+/// Most ends of jobs in one turn: about half of a slice of the store's work.
+const JOB_ENDS_PER_TURN: usize = 256;
 /// How long one look at orphans may take before the rest waits for another; the maps of one process are read in one go.
 const ORPHAN_LOOK_NS: Nanos = 1_000_000;
 /// How many times as long as a look took the next one is put off: looking takes a hundredth of the loop's time.
@@ -86,6 +90,7 @@ mod token {
     pub const SIGNALS: u64 = 1;
     pub const TICK: u64 = 2;
     pub const QUESTIONS: u64 = 3;
+    pub const WORKERS: u64 = 4;
     pub const FIRST_CLIENT: u64 = 2;
 
     pub fn socket(client: u64) -> u64 {
@@ -123,6 +128,8 @@ pub struct Parts {
     pub signals: Signals,
     /// Questions of the metrics endpoint, also if there is none.
     pub questions: Questions,
+    /// The threads that touch payload bytes.
+    pub workers: Workers,
     /// The listening socket.
     pub socket: OwnedFd,
     /// Where events go; none while telemetry is off.
@@ -138,6 +145,7 @@ pub struct Server {
     signals: Signals,
     timer: TimerFd,
     questions: Questions,
+    workers: Workers,
     config: Config,
     start: StartFacts,
     shared: Shared,
@@ -172,6 +180,7 @@ impl Server {
             (parts.signals.as_fd(), token::SIGNALS),
             (timer.as_fd(), token::TICK),
             (parts.questions.as_fd(), token::QUESTIONS),
+            (parts.workers.as_fd(), token::WORKERS),
         ] {
             epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         }
@@ -182,6 +191,7 @@ impl Server {
             signals: parts.signals,
             timer,
             questions: parts.questions,
+            workers: parts.workers,
             header: parts.store.header(),
             shared: Shared::new(
                 parts.store,
@@ -239,6 +249,9 @@ impl Server {
             if self.shared.store.has_work() {
                 self.work();
             }
+            for job in self.shared.store.take_jobs() {
+                self.workers.submit(job);
+            }
             self.shared.hand_events_over();
             if count > 0 && spin_ns > 0 {
                 spin_until = monotonic_ns() + spin_ns;
@@ -252,6 +265,7 @@ impl Server {
             token::LISTENER => self.accept()?,
             token::TICK => self.tick()?,
             token::QUESTIONS => self.answer_questions(),
+            token::WORKERS => self.end_jobs(),
             token::SIGNALS => {
                 while let Some(wish) = self.signals.next() {
                     match wish {
@@ -522,6 +536,13 @@ impl Server {
     fn answer_questions(&mut self) {
         let shared = &mut self.shared;
         self.questions.answer(|| snapshots::snapshot(shared));
+    }
+
+    /// Brings the store what the workers have done.
+    fn end_jobs(&mut self) {
+        for end in self.workers.ends(JOB_ENDS_PER_TURN) {
+            self.shared.store.job_ended(end);
+        }
     }
 
     /// One slice of the store's work, and the replies of what it finished.

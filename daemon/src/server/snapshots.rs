@@ -140,6 +140,7 @@ pub fn snapshot(shared: &mut Shared) -> Snapshot {
         l1_reserved_objects: gauges.reserved_objects,
         l1_quarantined_objects: gauges.quarantined_objects,
         orphaned_objects: gauges.orphaned_objects,
+        l1_zeroing_bytes: gauges.zeroing_bytes,
         l1_objects: gauges.objects,
         l1_usage_ratio: gauges.used_bytes as f64 / gauges.capacity_bytes.max(1) as f64,
         eviction_watermark_ratio: gauges.watermark_ratio,

@@ -22,6 +22,7 @@ impl Store {
         };
         let mut faults = Vec::new();
         let mut linked = 0;
+        let (mut dirty_count, mut dirty_bytes) = (0, 0);
         for number in 0..self.entries.entry_count() {
             let entry = EntryNumber(number);
             let bytes = self.extent_bytes(entry);
@@ -38,6 +39,7 @@ impl Store {
                     Some(&mut audit.quarantined_bytes),
                 ),
                 EntryState::Revoked => (&mut audit.revoked_count, None),
+                EntryState::Dirty => (&mut dirty_count, Some(&mut dirty_bytes)),
             };
             *count += 1;
             match sum {
@@ -65,6 +67,15 @@ impl Store {
                 audit.zombie_count, audit.revoked_count
             ));
         }
+        if dirty_bytes != self.jobs.zeroing_bytes {
+            faults.push(format!(
+                "{dirty_bytes} bytes are dirty and {} are being zeroed",
+                self.jobs.zeroing_bytes
+            ));
+        }
+        // In the sums they are what zombies are: unpublished, and not free yet.
+        audit.zombie_count += dirty_count;
+        audit.zombie_bytes += dirty_bytes;
         self.audit_sums(&audit, linked, &mut faults);
         self.audit_keyspaces(&mut faults);
         for ledger in self.sessions.iter().flatten() {

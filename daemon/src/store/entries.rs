@@ -12,6 +12,9 @@
 //!        +--------------------------------- no slot names it ------------------+
 //! ```
 //!
+//! With `--zero-on-reuse` an extent that is given back is zeroed before anybody gets it: every arrow to Free, or from Zombie
+//! to Revoked, goes by way of Dirty, where the entry keeps its number and its extent until a worker has done so.
+//!
 //! Committed entries are linked in the eviction order, free ones in the free list; both use the same two
 //! links, because an entry is never in both.
 
@@ -34,6 +37,8 @@ pub enum EntryState {
     Quarantine = 4,
     /// Its pins are void and its extent is gone; the number stays until no slot names it.
     Revoked = 5,
+    /// Given back; not in the index; a worker zeroes its extent.
+    Dirty = 6,
 }
 
 const STATE_SHIFT: u32 = 28;
@@ -61,7 +66,7 @@ impl Linked for Aux {
 pub struct EntryTable {
     aux: Vec<Aux>,
     free_head: u32,
-    counts: [u32; 6],
+    counts: [u32; 7],
 }
 
 impl EntryTable {
@@ -80,7 +85,7 @@ impl EntryTable {
         EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
-            counts: [entry_count, 0, 0, 0, 0, 0],
+            counts: [entry_count, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -112,7 +117,8 @@ impl EntryTable {
             2 => EntryState::Committed,
             3 => EntryState::Zombie,
             4 => EntryState::Quarantine,
-            _ => EntryState::Revoked,
+            5 => EntryState::Revoked,
+            _ => EntryState::Dirty,
         }
     }
 

@@ -58,7 +58,7 @@ impl Store {
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
             || self.wants_scan
-            || !self.parked.is_empty()
+            || self.may_serve_parked()
             || self.has_background_work()
     }
 
@@ -70,10 +70,15 @@ impl Store {
             || self.wants_pass().is_some()
     }
 
+    /// Whether something can be done for a parked reserve now.
+    fn may_serve_parked(&self) -> bool {
+        !self.parked.is_empty() && !self.is_waiting_for_zeros
+    }
+
     /// Whether it is a parked reserve's turn.
     fn takes_parked(&mut self) -> bool {
-        if self.parked.is_empty() || !self.has_background_work() {
-            return !self.parked.is_empty();
+        if !self.may_serve_parked() || !self.has_background_work() {
+            return self.may_serve_parked();
         }
         self.is_parked_turn = !self.is_parked_turn;
         self.is_parked_turn
@@ -114,7 +119,11 @@ impl Store {
         if self.pass_is_blocked || self.config.policy == EvictionPolicy::Noop {
             return None;
         }
-        self.watermark.goal(&self.usage())
+        // What is being zeroed is as good as free.
+        let mut usage = self.usage();
+        usage.used_bytes -= self.jobs.zeroing_bytes;
+        usage.used_entries -= self.entries.count(EntryState::Dirty);
+        self.watermark.goal(&usage)
     }
 
     fn start_pass(&mut self, goal: Goal, now: Nanos) {

@@ -26,6 +26,8 @@ pub struct Gauges {
     pub orphaned_bytes: u64,
     /// Objects pinned, and entries reserved, by live processes whose socket is gone.
     pub orphaned_objects: u64,
+    /// Bytes that are zeroed before they are used again.
+    pub zeroing_bytes: u64,
     /// Readable objects.
     pub objects: u64,
     /// Entries in all.
@@ -86,6 +88,7 @@ impl Store {
             quarantined_objects: u64::from(self.entries.count(EntryState::Quarantine)),
             orphaned_bytes,
             orphaned_objects,
+            zeroing_bytes: self.jobs.zeroing_bytes,
             objects: u64::from(self.entries.count(EntryState::Committed)),
             index_entries: u64::from(self.entries.entry_count()),
             index_entries_used: u64::from(self.entries.used()),

@@ -16,7 +16,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -27,6 +27,7 @@ pub mod events;
 mod evict;
 pub mod eviction;
 mod figures;
+mod jobs;
 pub mod ledger;
 mod links;
 mod list;
@@ -71,6 +72,7 @@ use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::view::View;
+use jobs::JobBook;
 use ledger::Ledger;
 use names::Names;
 use parked::Progress;
@@ -129,6 +131,8 @@ pub struct StoreConfig {
     pub requires_salt: bool,
     /// Share of the payload that one keyspace may use; `None` = all of it.
     pub keyspace_quota: Option<f64>,
+    /// Whether an extent is zeroed before it is used again.
+    pub zeroes_on_reuse: bool,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -168,6 +172,9 @@ pub struct Store {
     is_parked_turn: bool,
     last_ticket: u64,
     sweeps: VecDeque<Sweep>,
+    jobs: JobBook,
+    /// Whether the oldest parked reserve can only go on when something has been zeroed.
+    is_waiting_for_zeros: bool,
     events: EventBook,
     recency: RecencyRound,
     /// Second of the last once-a-second work.
@@ -225,6 +232,8 @@ impl Store {
             is_parked_turn: false,
             last_ticket: 0,
             sweeps: VecDeque::new(),
+            jobs: JobBook::default(),
+            is_waiting_for_zeros: false,
             events: EventBook::default(),
             recency: RecencyRound::default(),
             last_second: 0,
@@ -321,7 +330,14 @@ impl Store {
 
     /// Takes an unlinked entry's extent and number back, whatever its state.
     fn free_entry(&mut self, entry: EntryNumber) {
-        self.free_extent(entry);
+        if !self.zero_first(entry, false) {
+            self.free_extent(entry);
+            self.free_number(entry);
+        }
+    }
+
+    /// Takes the number of an entry back that has no extent any more.
+    fn free_number(&mut self, entry: EntryNumber) {
         if let Some(key) = self.key_of(entry) {
             self.names.entry_freed(key.keyspace());
         }
@@ -338,9 +354,11 @@ impl Store {
                 }
             }
             EntryState::Quarantine => self.quarantined_bytes -= bytes,
-            EntryState::Free | EntryState::Committed | EntryState::Zombie | EntryState::Revoked => {
-                return 0;
-            }
+            EntryState::Free
+            | EntryState::Committed
+            | EntryState::Zombie
+            | EntryState::Revoked
+            | EntryState::Dirty => return 0,
         }
         // A late commit of the same writer names the old sequence number and is refused.
         self.index.revoke(entry);

@@ -97,6 +97,11 @@ impl Store {
         if !self.zombies.is_empty() && self.rescan_for(progress, now) {
             return true;
         }
+        if self.jobs.zeroing_bytes > 0 {
+            // It may be enough; more is evicted only when it was not.
+            self.is_waiting_for_zeros = true;
+            return true;
+        }
         if self.config.policy == EvictionPolicy::Noop {
             return false;
         }

@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Frees a zombie that no pin names (step D4), or takes its extent from pins that are all too old or void; false when
-    /// its number stays.
+    /// it stays in the list of what is unpublished.
     fn settle_zombie(&mut self, entry: EntryNumber, scan: &Scan, effort: &mut Effort) -> bool {
         if !self.marks.contains(entry) && !scan.is_void_named(entry) {
             effort.spend(Effort::FREE);
@@ -113,12 +113,15 @@ impl Store {
             let bytes = self.extent_bytes(entry);
             // First the sequence number moves, then the extent goes: a reader's check sees it.
             self.index.revoke(entry);
-            self.free_extent(entry);
-            self.entries.set_state(entry, EntryState::Revoked, None);
             if !is_void {
                 self.stats.expired_pins += 1;
             }
             self.credit(bytes);
+            if self.zero_first(entry, true) {
+                return true;
+            }
+            self.free_extent(entry);
+            self.entries.set_state(entry, EntryState::Revoked, None);
         }
         false
     }

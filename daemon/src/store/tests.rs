@@ -6,6 +6,7 @@ mod events;
 mod model;
 mod promises;
 mod tenants;
+mod zeroing;
 
 use super::entries::EntryState;
 use super::parked::ResumedAnswer;
@@ -64,6 +65,7 @@ struct Options {
     slice_ns: u32,
     requires_salt: bool,
     keyspace_quota: Option<f64>,
+    zeroes_on_reuse: bool,
 }
 
 impl Default for Options {
@@ -80,6 +82,7 @@ impl Default for Options {
             slice_ns: SLICE_NS,
             requires_salt: false,
             keyspace_quota: None,
+            zeroes_on_reuse: false,
         }
     }
 }
@@ -114,6 +117,7 @@ impl Pool {
             max_keyspaces: 100,
             requires_salt: options.requires_salt,
             keyspace_quota: options.keyspace_quota,
+            zeroes_on_reuse: options.zeroes_on_reuse,
             slice_ns: options.slice_ns,
         };
         Pool {

@@ -8,7 +8,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 const LEN: usize = 1 << 20;
 
 /// Leaked bytes of 0xff that stand in for the payload.
-fn payload() -> (&'static mut [u8], PayloadBytes) {
+pub(crate) fn payload() -> (&'static mut [u8], PayloadBytes) {
     let bytes: &'static mut [u8] = Box::leak(vec![0xff; LEN].into());
     let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
     // SAFETY: the bytes are leaked.

@@ -1,0 +1,103 @@
+//! Work on payload bytes, which the store has done by others: the loop fetches the jobs and brings their ends.
+//!
+//! ```text
+//!   free_entry, settle_zombie --> Dirty, a job --take_jobs--> (a worker zeroes) --job_ended--> free, or Revoked
+//! ```
+//!
+//! The extent of a job belongs to it until its end: an entry whose extent is being worked on is in no list that anything
+//! else frees from, so neither the death of a session nor an eviction can give the bytes away meanwhile.
+//!
+//! What is being zeroed is still used, and charged to its keyspace. A reserve that lacks space waits for it and evicts
+//! nothing more meanwhile.
+
+use super::Store;
+use super::entries::EntryState;
+use crate::workers::{Job, JobEnd, JobId, Task};
+use hostkv_shm_protocol::id::EntryNumber;
+use std::collections::HashMap;
+
+/// What a job is for.
+#[derive(Debug)]
+enum Purpose {
+    /// An extent is zeroed before it may be used again.
+    Zero {
+        entry: EntryNumber,
+        /// Whether a void pin names the entry, so that its number must stay when the extent goes.
+        is_named: bool,
+    },
+}
+
+/// The jobs that are not over.
+#[derive(Debug, Default)]
+pub(super) struct JobBook {
+    last_id: u64,
+    /// Not fetched yet.
+    new: Vec<Job>,
+    purposes: HashMap<JobId, Purpose>,
+    /// Bytes that are being zeroed.
+    pub(super) zeroing_bytes: u64,
+}
+
+impl JobBook {
+    fn add(&mut self, purpose: Purpose, task: Task) {
+        self.last_id += 1;
+        let id = JobId(self.last_id);
+        self.purposes.insert(id, purpose);
+        self.new.push(Job { id, task });
+    }
+}
+
+impl Store {
+    /// The jobs that were made since the last call. Each is to be ended by [`Store::job_ended`].
+    pub fn take_jobs(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.jobs.new)
+    }
+
+    /// A job is over.
+    pub fn job_ended(&mut self, end: JobEnd) {
+        let Some(purpose) = self.jobs.purposes.remove(&end.id) else {
+            return;
+        };
+        match purpose {
+            Purpose::Zero { entry, is_named } => {
+                if let Err(errno) = end.outcome {
+                    // It stays used for as long as the daemon runs: nobody may see what is in it.
+                    log::error!(
+                        "The extent of entry {} can't be zeroed and is not used any more: {}",
+                        entry.0,
+                        errno.desc()
+                    );
+                    return;
+                }
+                self.jobs.zeroing_bytes -= self.extent_bytes(entry);
+                self.free_extent(entry);
+                if is_named {
+                    self.entries.set_state(entry, EntryState::Revoked, None);
+                    self.zombies.push(entry);
+                } else {
+                    self.free_number(entry);
+                }
+                self.is_waiting_for_zeros = false;
+            }
+        }
+    }
+
+    /// Has an entry's extent zeroed, if it must be before another may use it; false when it need not.
+    pub(super) fn zero_first(&mut self, entry: EntryNumber, is_named: bool) -> bool {
+        let Some((offset, units)) = self.allocator.extent(entry.0) else {
+            return false;
+        };
+        if !self.config.zeroes_on_reuse {
+            return false;
+        }
+        let len_bytes = self.units_to_bytes(units);
+        self.entries.set_state(entry, EntryState::Dirty, None);
+        self.jobs.zeroing_bytes += len_bytes;
+        let task = Task::Zero {
+            offset_bytes: self.units_to_bytes(offset),
+            len_bytes,
+        };
+        self.jobs.add(Purpose::Zero { entry, is_named }, task);
+        true
+    }
+}
