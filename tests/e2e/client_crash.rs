@@ -144,31 +144,3 @@ fn after_exec_the_process_has_no_mapping_and_its_session_is_reclaimed() {
     assert!(worker.end().success());
     daemon.finish();
 }
-
-#[test]
-fn a_worker_that_is_stopped_keeps_what_it_holds_and_goes_on() {
-    let daemon = pool();
-    let mut worker = Worker::start(&daemon);
-    worker.must("open");
-    worker.must("acquire base 3");
-    let pid = nix::unistd::Pid::from_raw(worker.pid() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
-    let session = daemon.session();
-    let space = keyspace(&session);
-    session.remove(space, &keys("base", BASE), None).unwrap();
-    for round in 0..70 {
-        store(&session, space, &keys(&format!("fill{round}"), 4), 1 << 18);
-    }
-    assert_eq!(daemon.audit().zombie_count, 3);
-    wait_until("the oldest pin ages", || {
-        daemon.scrape().sample("hostkv_oldest_pin_seconds") > 1.0
-    });
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
-    assert_eq!(worker.must("verify"), "3");
-    worker.must("check");
-    worker.must("release");
-    daemon.audit_until("the bytes are given back", |audit| audit.zombie_bytes == 0);
-    worker.must("close");
-    drop(session);
-    daemon.finish();
-}

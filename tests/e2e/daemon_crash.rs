@@ -97,39 +97,6 @@ fn the_dead_pool_is_unmapped_when_nothing_is_held_any_more() {
 }
 
 #[test]
-fn workers_live_through_a_row_of_killed_daemons_under_load() {
-    let mut spec = DaemonSpec::default();
-    let mut workers: Vec<Worker> = (0..3)
-        .map(|_| Worker::start_at(&spec.socket(), &[]))
-        .collect();
-    let mut worst = Duration::ZERO;
-    for round in 0..10 {
-        let begin = Instant::now();
-        let daemon = spec.start();
-        worst = worst.max(begin.elapsed());
-        for worker in &mut workers {
-            worker.must("open");
-        }
-        for (number, worker) in workers.iter_mut().enumerate() {
-            worker.order(&format!("load {}", round * 10 + number));
-        }
-        std::thread::sleep(Duration::from_millis(30));
-        spec = daemon.kill();
-        for worker in &mut workers {
-            let answer = worker.answer();
-            assert!(answer.starts_with("DISCONNECTED"), "{answer}");
-            // The end of a session whose daemon is gone is no error.
-            worker.must("close");
-        }
-    }
-    eprintln!("workers_live_through: the slowest of 10 starts took {worst:?}");
-    spec.start().finish();
-    for mut worker in workers {
-        assert!(worker.end().success());
-    }
-}
-
-#[test]
 fn without_a_daemon_an_open_says_disconnected_and_where_it_looked() {
     let daemon = Daemon::start(&[]);
     let config = daemon.config(0);

@@ -2,7 +2,7 @@
 //!
 //! `make torture` does the whole.
 
-use hostkv_tests::torture::{self, FAULTS, Fault, kill, verify};
+use hostkv_tests::torture::{self, FAULTS, Fault, kill, restart, stopped, verify};
 
 /// A test for each row of the table, and one that no row is left out.
 macro_rules! short_forms {
@@ -30,4 +30,9 @@ short_forms! {
     ten_million_reads_under_writes_evictions_removes_clears_and_kills_are_right => verify::READS,
     a_client_killed_at_any_step_leaves_what_it_committed_and_nothing_else => kill::AT_EVERY_STEP,
     a_client_killed_at_a_random_moment_leaves_nothing_behind => kill::AT_RANDOM,
+    a_stopped_client_holds_nobody_up_and_goes_on => stopped::BY_SIGNAL,
+    a_frozen_client_holds_nobody_up_and_goes_on => stopped::BY_FREEZER,
+    a_client_stopped_beyond_its_time_finds_its_leases_expired => stopped::BEYOND_ITS_TIME,
+    clients_outlive_a_daemon_killed_under_load => restart::UNDER_LOAD,
+    a_daemon_in_little_memory_waits_for_the_old_pool_and_names_its_holder => restart::IN_LITTLE_MEMORY,
 }

@@ -17,7 +17,6 @@
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use hostkv::lease::Lease;
 use hostkv::reservation::Reservation;
@@ -139,7 +138,6 @@ impl Worker {
             ["figures"] => Ok(self.session().figures()?.object_count.to_string()),
             ["close"] => self.session.take().unwrap().close().map(|()| String::new()),
             ["reads", rounds] => self.reads(number(rounds)),
-            ["load", seed] => self.load(seed.parse().unwrap()),
             ["load-until-death", seed] => {
                 // The answer comes first: there is no other.
                 println!("OK");
@@ -264,16 +262,6 @@ impl Worker {
         }
         mark();
         Ok(format!("{found} {first_bytes}"))
-    }
-
-    /// A bounded random load.
-    fn load(&mut self, seed: u64) -> Answer {
-        let mut random = Random(seed);
-        let end = Instant::now() + Duration::from_millis(300);
-        while Instant::now() < end {
-            self.load_round(&mut random)?;
-        }
-        done()
     }
 
     /// One random call, with whatever its outcome.

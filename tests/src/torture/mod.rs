@@ -16,8 +16,10 @@
 //! `Err(Skipped)`, which is counted and never a pass.
 
 pub mod kill;
+pub mod restart;
 mod run;
 mod stage;
+pub mod stopped;
 pub mod verify;
 
 pub use run::{Report, Run, Skipped, Timings, Verdict, attempt};
@@ -41,7 +43,16 @@ pub struct Fault {
 }
 
 /// All promises, in the order in which they run.
-pub const FAULTS: &[&Fault] = &[&verify::READS, &kill::AT_EVERY_STEP, &kill::AT_RANDOM];
+pub const FAULTS: &[&Fault] = &[
+    &verify::READS,
+    &kill::AT_EVERY_STEP,
+    &kill::AT_RANDOM,
+    &stopped::BY_SIGNAL,
+    &stopped::BY_FREEZER,
+    &stopped::BEYOND_ITS_TIME,
+    &restart::UNDER_LOAD,
+    &restart::IN_LITTLE_MEMORY,
+];
 
 /// The short form for a test: a hundredth of the cycles and no limit in time.
 pub fn short(fault: &'static Fault) {

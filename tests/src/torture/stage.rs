@@ -62,6 +62,11 @@ impl Stage {
         }
     }
 
+    /// Says that the fault itself opened this many sessions more, which are closed before the end.
+    pub fn expect_sessions(&mut self, count: u64) {
+        self.sessions += count;
+    }
+
     /// Whether nobody but the witness and the bystander has a session.
     pub fn is_alone(&self) -> bool {
         self.witness.figures().unwrap().session_count == self.sessions
