@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use hostkv::Status;
 use hostkv_tests::{
-    Daemon, DaemonSpec, Worker, assert_reads, keys, keyspace, request, reserve_items, store,
-    store_sized, wait_until,
+    Daemon, Worker, assert_reads, keys, keyspace, request, reserve_items, store, store_sized,
+    wait_until,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 

@@ -2,7 +2,9 @@
 //!
 //! `make torture` does the whole.
 
-use hostkv_tests::torture::{self, FAULTS, Fault, kill, restart, stopped, verify};
+use hostkv_tests::torture::{
+    self, FAULTS, Fault, closed, fork, greedy, hostile, kill, restart, stopped, threads, verify,
+};
 
 /// A test for each row of the table, and one that no row is left out.
 macro_rules! short_forms {
@@ -33,6 +35,13 @@ short_forms! {
     a_stopped_client_holds_nobody_up_and_goes_on => stopped::BY_SIGNAL,
     a_frozen_client_holds_nobody_up_and_goes_on => stopped::BY_FREEZER,
     a_client_stopped_beyond_its_time_finds_its_leases_expired => stopped::BEYOND_ITS_TIME,
+    two_greedy_clients_get_their_quota_and_leave_the_rest => greedy::TWO_AT_ONCE,
+    a_client_that_ignores_its_quota_loses_what_is_beyond_and_is_sent_away => greedy::WITHOUT_A_QUOTA,
+    what_a_client_without_a_socket_writes_is_never_anybody_elses => closed::AND_WRITING,
+    children_and_successors_of_a_client_have_nothing_of_its_session => fork::INTO_CHILDREN,
+    a_fork_in_the_middle_of_an_open_gives_no_child_access => fork::DURING_OPENS,
+    a_client_of_many_threads_killed_at_work_leaves_nothing_behind => threads::KILLED,
+    a_client_that_flips_its_lease_and_lies_hurts_nobody => hostile::FLIPS_AND_LIES,
     clients_outlive_a_daemon_killed_under_load => restart::UNDER_LOAD,
     a_daemon_in_little_memory_waits_for_the_old_pool_and_names_its_holder => restart::IN_LITTLE_MEMORY,
 }

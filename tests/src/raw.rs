@@ -12,9 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use hostkv::{ChunkKey, KeyspaceId, Status};
-use hostkv_shm_protocol::id::OpId;
+use hostkv_shm_protocol::id::{EntryNumber, OpId};
 use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::lease::LeaseGeometry;
+use hostkv_shm_protocol::lease::pins::PinSlots;
 use hostkv_shm_protocol::version::{ABI_HASH, PACKAGE_VERSION, PROTOCOL_VERSION};
+use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
 use hostkv_shm_protocol::wire::hello::{
@@ -24,8 +27,8 @@ use hostkv_shm_protocol::wire::reply::{Reply, ReservedItem};
 use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request, Reserve, ReserveItem, Resolve};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg,
-    send, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv,
+    recvmsg, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -43,8 +46,7 @@ struct Opened {
     reply: HelloReply,
     payload: MmapRaw,
     payload_fd: OwnedFd,
-    /// Only there to be seen in this process's maps.
-    _lease: MmapRaw,
+    lease: MmapRaw,
 }
 
 /// The client.
@@ -161,7 +163,7 @@ impl RawClient {
         self.opened = Some(Opened {
             payload,
             payload_fd,
-            _lease: MmapOptions::new().len(lease_len).map_raw(&lease).unwrap(),
+            lease: MmapOptions::new().len(lease_len).map_raw(&lease).unwrap(),
             reply: reply.clone(),
         });
         Ok(reply)
@@ -298,6 +300,71 @@ impl RawClient {
                 len_bytes,
             )
         };
+    }
+
+    /// Its lease segment; good for as long as this client lives.
+    pub fn lease(&self) -> View {
+        let lease = &self.open_session().lease;
+        // SAFETY: the mapping is aligned to a page and lives as long as this client, which its users keep in mind.
+        unsafe { View::new(lease.as_mut_ptr(), lease.len() as u64) }
+    }
+
+    /// Names every entry of the index in a slot of its own, as a library that knows no quota might.
+    pub fn pin_every_entry(&self) {
+        let view = self.lease();
+        let geometry = LeaseGeometry::read(&view).unwrap();
+        let slots = PinSlots::new(view, &geometry).unwrap();
+        let count = slots.count().min(geometry.bitmap_words as usize * 64);
+        slots.raise_high_water(count as u32);
+        for slot in 0..count {
+            slots.publish(slot, EntryNumber(slot as u32));
+        }
+    }
+
+    /// Writes into granted extents for ever, socket or none.
+    pub fn scribble(&self, items: &[ReservedItem], len_bytes: usize) -> ! {
+        let opened = self.open_session();
+        let mut byte = 0_u8;
+        loop {
+            for item in items {
+                let offset = u64::from(item.offset_units) * opened.reply.align_bytes;
+                assert!(offset + len_bytes as u64 <= opened.reply.capacity_bytes);
+                // SAFETY: the range is inside the mapping and was granted to this client, which keeps it until it dies.
+                unsafe {
+                    opened
+                        .payload
+                        .as_mut_ptr()
+                        .add(offset as usize)
+                        .write_bytes(byte, len_bytes)
+                };
+            }
+            byte = byte.wrapping_add(1);
+        }
+    }
+
+    /// Sends bytes as one packet if there is room; false when the connection is over.
+    pub fn send_without_waiting(&self, frame: &[u8]) -> bool {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        matches!(
+            send(self.socket().as_raw_fd(), frame, flags),
+            Ok(_) | Err(nix::Error::EAGAIN)
+        )
+    }
+
+    /// Throws away whatever has come; false when the connection is over.
+    pub fn drain(&self) -> bool {
+        let mut bytes = vec![0; MAX_FRAME_BYTES];
+        loop {
+            match recv(
+                self.socket().as_raw_fd(),
+                &mut bytes,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error == nix::Error::EAGAIN,
+            }
+        }
     }
 
     /// Closes the socket and keeps all else.

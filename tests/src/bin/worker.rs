@@ -23,7 +23,9 @@ use hostkv::reservation::Reservation;
 use hostkv::session::{self, Request, Session, SessionConfig};
 use hostkv::{ChunkKey, KeyspaceId, error::Error};
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
+use hostkv_shm_protocol::wire::reply::ReservedItem;
 use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
+use hostkv_tests::torture::hostile::rage;
 use hostkv_tests::torture::verify::Writer;
 use hostkv_tests::{
     Random, RawClient, fill, is_filled, keys, keyspace_config, request, reserve_items,
@@ -62,6 +64,7 @@ struct Raw {
     keyspace: KeyspaceId,
     last_op: u64,
     held: Option<Held>,
+    granted: Vec<ReservedItem>,
 }
 
 struct Worker {
@@ -143,7 +146,7 @@ impl Worker {
                 println!("OK");
                 let mut random = Random(seed.parse().unwrap());
                 loop {
-                    self.load_round(&mut random)?;
+                    load_round(self.session(), self.keyspace, &mut random)?;
                 }
             }
             ["store-until-death", first_key, count, first_write, seed] => {
@@ -161,7 +164,35 @@ impl Worker {
                     writer.round();
                 }
             }
-            ["fork"] => Ok(self.fork()),
+            ["load-with-threads", count, seed] => {
+                println!("OK");
+                let (session, space) = (self.session(), self.keyspace);
+                let seed: u64 = seed.parse().unwrap();
+                std::thread::scope(|scope| {
+                    for number in 0..number(count) as u64 {
+                        scope.spawn(move || {
+                            let mut random = Random(seed ^ number);
+                            loop {
+                                load_round(session, space, &mut random).unwrap();
+                            }
+                        });
+                    }
+                });
+                done()
+            }
+            ["rage", seed] => {
+                println!("OK");
+                let socket = self.socket.as_ref().expect("the socket is given");
+                rage(socket, seed.parse().unwrap());
+            }
+            // SAFETY: this process has one thread.
+            ["fork"] => Ok(self.end_of_child(unsafe { libc::fork() })),
+            // Past every handler of the C library.
+            // SAFETY: as above; a flag, no stack and no places, so the child goes on as after a fork.
+            ["clone"] => Ok(self.end_of_child(unsafe {
+                libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t
+            })),
+            ["leave-child"] => Ok(leave_child().to_string()),
             ["exec"] => {
                 // The answer comes first: what follows is read by another start of this program.
                 println!("OK");
@@ -264,48 +295,8 @@ impl Worker {
         Ok(format!("{found} {first_bytes}"))
     }
 
-    /// One random call, with whatever its outcome.
-    fn load_round(&self, random: &mut Random) -> Result<(), Error> {
-        let session = self.session();
-        let family = format!("load{}", random.below(8));
-        let wanted = &keys(&family, 24)[..1 + random.below(24) as usize];
-        match random.below(8) {
-            0..4 => {
-                let lease =
-                    session.acquire(self.keyspace, wanted, &request(random.below(2) as u32))?;
-                for (index, key) in wanted.iter().enumerate() {
-                    if let Ok(span) = lease.span(index) {
-                        // SAFETY: the lease keeps the bytes, and committed bytes do not change.
-                        let is_right = unsafe { is_filled(key, span.data, span.len_bytes.min(64)) };
-                        assert!(is_right, "a reader sees bytes that nobody committed");
-                    }
-                }
-                lease.release()
-            }
-            4..7 => {
-                let len_bytes = 1 + random.below(6000);
-                let items = reserve_items(wanted, len_bytes);
-                let reservation = session.reserve(self.keyspace, &items, &Request::default())?;
-                for (index, key) in wanted.iter().enumerate() {
-                    if let Ok(span) = reservation.span(index) {
-                        // SAFETY: a granted span is this process's alone until the commit.
-                        unsafe { fill(key, span.data, span.len_bytes.min(64)) };
-                    }
-                }
-                match random.below(4) {
-                    0 => reservation.abort(),
-                    1 => reservation.commit_and_acquire()?.release(),
-                    _ => reservation.commit(),
-                }
-            }
-            _ => session.remove(self.keyspace, wanted, None),
-        }
-    }
-
-    /// Forks; the child tries every call and says by its exit code which one was not right.
-    fn fork(&mut self) -> String {
-        // SAFETY: this process has one thread.
-        let child = unsafe { libc::fork() };
+    /// In a child: tries every call and says by the exit code which one was not right. In the parent: that code.
+    fn end_of_child(&mut self, child: libc::pid_t) -> String {
         assert!(child >= 0, "{}", std::io::Error::last_os_error());
         if child == 0 {
             let code = self.behave_as_a_child();
@@ -424,6 +415,7 @@ impl Worker {
                 keyspace: KeyspaceId(0),
                 last_op: 0,
                 held: None,
+                granted: Vec::new(),
             });
             return done();
         }
@@ -455,6 +447,7 @@ impl Worker {
                     raw.client.fill(key, item, number(len) as u64);
                 }
                 raw.held = Some(held);
+                raw.granted = granted;
             }
             ["commit-unread"] => {
                 let held = raw.held.take().unwrap();
@@ -470,11 +463,32 @@ impl Worker {
                 let held = raw.held.take().unwrap();
                 raw.client.send(&WireRequest::Abort(held));
             }
+            ["scribble"] => {
+                // The answer comes first: there is no other.
+                println!("OK");
+                raw.client.scribble(&raw.granted, 8000);
+            }
             ["close-socket"] => raw.client.close_socket(),
             _ => panic!("there is no order raw {what:?}"),
         }
         done()
     }
+}
+
+/// Makes a child that does nothing, outlives this process and ends by itself in a minute.
+fn leave_child() -> libc::pid_t {
+    // SAFETY: this process has one thread.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "{}", std::io::Error::last_os_error());
+    if child == 0 {
+        // SAFETY: two calls that take no memory.
+        unsafe {
+            libc::alarm(60);
+            libc::pause();
+            libc::_exit(0)
+        };
+    }
+    child
 }
 
 fn done() -> Answer {
@@ -534,4 +548,40 @@ fn hostkv_maps() -> String {
         .filter(|line| line.contains("memfd:") || line.contains("/dev/shm/"))
         .collect();
     shown.join(";")
+}
+
+/// One random call, with whatever its outcome.
+fn load_round(session: &Session, space: KeyspaceId, random: &mut Random) -> Result<(), Error> {
+    let family = format!("load{}", random.below(8));
+    let wanted = &keys(&family, 24)[..1 + random.below(24) as usize];
+    match random.below(8) {
+        0..4 => {
+            let lease = session.acquire(space, wanted, &request(random.below(2) as u32))?;
+            for (index, key) in wanted.iter().enumerate() {
+                if let Ok(span) = lease.span(index) {
+                    // SAFETY: the lease keeps the bytes, and committed bytes do not change.
+                    let is_right = unsafe { is_filled(key, span.data, span.len_bytes.min(64)) };
+                    assert!(is_right, "a reader sees bytes that nobody committed");
+                }
+            }
+            lease.release()
+        }
+        4..7 => {
+            let len_bytes = 1 + random.below(6000);
+            let items = reserve_items(wanted, len_bytes);
+            let reservation = session.reserve(space, &items, &Request::default())?;
+            for (index, key) in wanted.iter().enumerate() {
+                if let Ok(span) = reservation.span(index) {
+                    // SAFETY: a granted span is this process's alone until the commit.
+                    unsafe { fill(key, span.data, span.len_bytes.min(64)) };
+                }
+            }
+            match random.below(4) {
+                0 => reservation.abort(),
+                1 => reservation.commit_and_acquire()?.release(),
+                _ => reservation.commit(),
+            }
+        }
+        _ => session.remove(space, wanted, None),
+    }
 }

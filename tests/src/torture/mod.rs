@@ -15,11 +15,16 @@
 //! says its figures with [`Run::note`], and panics at the first thing that is wrong. What this machine cannot do is
 //! `Err(Skipped)`, which is counted and never a pass.
 
+pub mod closed;
+pub mod fork;
+pub mod greedy;
+pub mod hostile;
 pub mod kill;
 pub mod restart;
 mod run;
 mod stage;
 pub mod stopped;
+pub mod threads;
 pub mod verify;
 
 pub use run::{Report, Run, Skipped, Timings, Verdict, attempt};
@@ -50,6 +55,13 @@ pub const FAULTS: &[&Fault] = &[
     &stopped::BY_SIGNAL,
     &stopped::BY_FREEZER,
     &stopped::BEYOND_ITS_TIME,
+    &greedy::TWO_AT_ONCE,
+    &greedy::WITHOUT_A_QUOTA,
+    &closed::AND_WRITING,
+    &fork::INTO_CHILDREN,
+    &fork::DURING_OPENS,
+    &threads::KILLED,
+    &hostile::FLIPS_AND_LIES,
     &restart::UNDER_LOAD,
     &restart::IN_LITTLE_MEMORY,
 ];
