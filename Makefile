@@ -1,6 +1,6 @@
 # What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
 
-.PHONY: help build demo test torture bench format lint clean
+.PHONY: help build install uninstall demo test torture bench format lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -8,6 +8,12 @@ help: ## this list
 
 build: ## the daemon, the library and the tools, release build, in target/release
 	cargo build --release --locked --workspace
+
+install: ## what was built, with PREFIX (/usr/local), LIBDIR, SYSCONFDIR and DESTDIR
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' SYSCONFDIR='$(SYSCONFDIR)' scripts/install-files.sh install
+
+uninstall: ## take it away again, with the same variables
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' SYSCONFDIR='$(SYSCONFDIR)' scripts/install-files.sh uninstall
 
 demo: ## a real engine on the cache: installs, builds and shows everything (HOSTKV_DEMO_MODEL, HOSTKV_DEMO_TOKENS)
 	@scripts/demo.sh

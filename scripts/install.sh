@@ -36,6 +36,12 @@ group_test() {
   # valgrind refuses to run a program whose loader it has no symbols for.
   need libc6-dbg dpkg -s libc6-dbg
   need prometheus has promtool
+  # For the installed tree: programs built by others' tools, manual pages, units.
+  need pkgconf has pkg-config
+  need cmake has cmake
+  need mandoc has mandoc
+  need man-db has man
+  need systemd has systemd-analyze
   need chromium has chromium
 }
 

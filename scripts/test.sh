@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header build unit loom c_interface cpp_header examples instructions prometheus status_page demo)
+steps=(format lint scripts header build unit loom c_interface cpp_header examples install instructions prometheus status_page demo)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -36,7 +36,7 @@ step_scripts() {
 
 step_header() { scripts/header.sh --check; }
 
-step_build() { cargo build --release --locked -p hostkv-daemon -p hostkv-client-ffi -p hostkv-tests; }
+step_build() { cargo build --release --locked -p hostkv-daemon -p hostkv-client-ffi -p hostkv-cli -p hostkv-tests -p hostkv-pages; }
 
 # Tests that this machine cannot run say why in a file, since cargo shows no output of a test that passes.
 # The end-to-end tests run the hostkvd of their own profile, which cargo does not build for another package's tests.
@@ -61,6 +61,8 @@ step_examples() {
     python3 scripts/hostkv_daemon.py -- sh -euc '"$1"; "$1"' sh "$program"
   done
 }
+
+step_install() { scripts/test-install.sh; }
 
 step_instructions() { scripts/count-instructions.sh; }
 

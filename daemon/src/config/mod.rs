@@ -16,10 +16,13 @@
 //!   print     --print-config, differences at SIGHUP
 //! ```
 //!
+//! [`document`] gives the same list to the manual pages.
+//!
 //! A refused configuration is a [`ConfigError`]: one sentence that names the setting, the value and
 //! what is allowed.
 
 mod check;
+pub mod document;
 mod error;
 mod print;
 mod resolve;
