@@ -43,6 +43,7 @@ group_test() {
   need man-db has man
   need systemd has systemd-analyze
   need chromium has chromium
+  need tmux has tmux
 }
 
 (($#)) || die "name a group: demo or test."

@@ -142,7 +142,7 @@ pub fn huge_pages(scene: &Scene<'_>) -> Finding {
                 format!("all of the pool, {}, lies on them", human_bytes(all)),
             );
         }
-        if settings.source == Source::Daemon && !settings.is("prefault") {
+        if settings.source == Source::Daemon && settings.text("prefault") == Some("no") {
             return Finding::not_checked(
                 CHECK,
                 "the pool is sparse (--prefault no), so its pages are not there yet",

@@ -35,12 +35,13 @@ impl Settings {
         self.values.get(key)?.as_str()
     }
 
-    /// A claim; false when it is not set.
+    /// A claim, true as such or as a word; false when it is not set.
     pub fn is(&self, key: &str) -> bool {
-        self.values
-            .get(key)
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
+        match self.values.get(key) {
+            Some(Value::Boolean(claim)) => *claim,
+            Some(Value::String(word)) => word == "yes" || word == "on",
+            _ => false,
+        }
     }
 
     /// A number.

@@ -1,7 +1,8 @@
 //! `hostkv top`: the state as a screen that follows.
 //!
 //! The main thread looks at the daemon once a second and waits for keys in between. The terminal is given back in the
-//! state in which it was: at q, Esc and Ctrl-C, at SIGTERM, SIGHUP and SIGINT, and when the program panics. It needs no
+//! state in which it was: at q, Esc and Ctrl-C, at SIGTERM and SIGINT, and when the program panics. A terminal that has
+//! gone, as when an ssh connection breaks, ends it. It needs no
 //! mouse and no more than a cursor that can be placed and 8 colours, so it works over ssh. A daemon that goes away is
 //! told on the screen and looked for again.
 //!
@@ -14,6 +15,7 @@ mod model;
 mod screen;
 
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use hostkv::session::{READ_ONLY, Session};
 use hostkv::{Error, Status};
 use hostkv_shm_protocol::sync::{AtomicUsize, Ordering};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use crate::args::Common;
@@ -50,7 +53,8 @@ pub fn run(common: &Common, output: &Output) -> Result<ExitCode, Failure> {
         ));
     }
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
+    // SIGHUP keeps its meaning: the terminal has gone, so there is nothing to be given back.
+    for number in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize).map_err(
             |error| Failure::failed(format!("signal {number} can't be waited for: {error}")),
         )?;
@@ -61,6 +65,8 @@ pub fn run(common: &Common, output: &Output) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::failed(format!("the terminal can't be set up: {error}")))?;
     let end = follow(&mut terminal, &mut daemon, &signal);
     ratatui::restore();
+    // Shows the cursor again; what follows may not come back.
+    drop(terminal);
     match end.map_err(|error| Failure::failed(format!("the terminal fails: {error}")))? {
         End::Quit => Ok(ExitCode::SUCCESS),
         End::Signal(number) => {
@@ -99,7 +105,11 @@ fn follow(
             return Ok(End::Signal(number as i32));
         }
         let wait = next_look.saturating_duration_since(Instant::now());
-        if !event::poll(wait.min(SIGNAL_LATENCY))? {
+        if has_hung_up(wait.min(SIGNAL_LATENCY)) {
+            return Ok(End::Signal(libc::SIGHUP));
+        }
+        // Not waited for here: at the end of a terminal that has gone crossterm would read for ever.
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         match event::read()? {
@@ -117,6 +127,19 @@ fn follow(
             _ => {}
         }
     }
+}
+
+/// Waits for a key, or a while; true when the terminal has gone.
+fn has_hung_up(wait: Duration) -> bool {
+    let stdin = std::io::stdin();
+    let mut watched = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+    // A signal ends the wait early, which is what it is for.
+    let _ = poll(&mut watched, timeout);
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    watched[0]
+        .revents()
+        .is_some_and(|events| events.intersects(gone))
 }
 
 /// The daemon, and a session with it while there is one.

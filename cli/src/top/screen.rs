@@ -31,16 +31,19 @@ const USUAL_WATERMARK: f64 = 0.8;
 /// Draws all of it.
 pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     let trouble_rows = u16::from(model.trouble.is_some()) * 2;
-    let [head, trouble, usage, plots, rates, sessions, foot] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(trouble_rows),
-        Constraint::Length(5),
-        Constraint::Length(5),
-        Constraint::Length(5),
-        Constraint::Min(0),
-        Constraint::Length(1),
+    let heights = heights(frame.area().height, [1, trouble_rows, 5, 5, 5]);
+    let rows = heights.map(Constraint::Length);
+    let [body, foot] =
+        Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
+    let [head, trouble, usage, plots, rates, sessions] = Layout::vertical([
+        rows[0],
+        rows[1],
+        rows[2],
+        rows[3],
+        rows[4],
+        Constraint::Fill(1),
     ])
-    .areas(frame.area());
+    .areas(body);
     if let Some(why) = &model.trouble {
         let text = format!("The daemon can't be looked at: {}", shown(why));
         frame.render_widget(
@@ -57,6 +60,21 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     draw_plots(frame, plots, model);
     draw_rates(frame, rates, model, look);
     draw_sessions(frame, sessions, model, look);
+}
+
+/// Rows of each part on a screen of this height: a part that has no room goes, and with it those below.
+fn heights<const N: usize>(screen: u16, wanted: [u16; N]) -> [u16; N] {
+    let mut left = screen.saturating_sub(1);
+    wanted.map(|rows| match left.checked_sub(rows) {
+        Some(rest) => {
+            left = rest;
+            rows
+        }
+        None => {
+            left = 0;
+            0
+        }
+    })
 }
 
 fn draw_head(frame: &mut Frame<'_>, area: Rect, look: &Look) {
@@ -239,13 +257,13 @@ fn draw_sessions(frame: &mut Frame<'_>, area: Rect, model: &Model, look: &Look) 
     });
     let widths = [
         Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(6),
+        Constraint::Length(7),
+        Constraint::Length(5),
         Constraint::Min(10),
-        Constraint::Length(8),
-        Constraint::Length(6),
-        Constraint::Length(10),
-        Constraint::Length(10),
+        Constraint::Length(7),
+        Constraint::Length(5),
+        Constraint::Length(9),
+        Constraint::Length(9),
         Constraint::Length(9),
         Constraint::Length(16),
     ];
