@@ -15,6 +15,7 @@
 //! says its figures with [`Run::note`], and panics at the first thing that is wrong. What this machine cannot do is
 //! `Err(Skipped)`, which is counted and never a pass.
 
+pub mod calls;
 pub mod closed;
 pub mod fork;
 pub mod greedy;
@@ -52,6 +53,7 @@ pub const FAULTS: &[&Fault] = &[
     &verify::READS,
     &kill::AT_EVERY_STEP,
     &kill::AT_RANDOM,
+    &calls::AT_EVERY_CALL,
     &stopped::BY_SIGNAL,
     &stopped::BY_FREEZER,
     &stopped::BEYOND_ITS_TIME,
