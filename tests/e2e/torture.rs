@@ -33,6 +33,7 @@ short_forms! {
     ten_million_reads_under_writes_evictions_removes_clears_and_kills_are_right => verify::READS,
     a_client_killed_at_any_step_leaves_what_it_committed_and_nothing_else => kill::AT_EVERY_STEP,
     a_client_killed_at_a_random_moment_leaves_nothing_behind => kill::AT_RANDOM,
+    a_client_killed_with_every_slot_in_use_leaves_nothing_behind => kill::WITH_ALL_SLOTS,
     a_client_killed_at_any_system_call_leaves_nothing_behind => calls::AT_EVERY_CALL,
     a_stopped_client_holds_nobody_up_and_goes_on => stopped::BY_SIGNAL,
     a_frozen_client_holds_nobody_up_and_goes_on => stopped::BY_FREEZER,

@@ -1,7 +1,7 @@
 //! A hostkvd of a test's own, and starts that must fail.
 //!
 //! ```text
-//!   DaemonSpec ── start ──> Daemon ── finish ──> audited, SIGTERM, exit code 0, socket gone
+//!   DaemonSpec ── start ──> Daemon ── finish ──> audited, SIGTERM, exit code 0, socket gone    (a drop audits too)
 //!        │                    └── kill ──> its DaemonSpec again, for a restart in the same folder
 //!        └── start_must_fail ──> FailedStart: exit code and standard error
 //! ```
@@ -556,8 +556,9 @@ impl Daemon {
         self.spec.clone()
     }
 
-    /// SIGTERMs it and panics unless it ends with exit code 0.
+    /// Audits it, SIGTERMs it, and panics unless it ends with exit code 0.
     pub fn stop(&mut self) {
+        self.audit();
         self.signal(Signal::SIGTERM);
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{status}\n{}", self.log_text());
@@ -566,13 +567,16 @@ impl Daemon {
 
     /// Ends a test: nothing may be off in the audit, and SIGTERM must end the daemon cleanly.
     pub fn finish(mut self) {
-        self.audit();
         self.stop();
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // A test that ends without `finish` ends with an audit all the same, unless it fails already.
+        if !self.has_ended && self.is_running() && !std::thread::panicking() {
+            self.audit();
+        }
         if !self.has_ended {
             // It may have ended by itself; then both are refused, which is as good.
             let _ = self.child.kill();

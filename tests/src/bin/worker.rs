@@ -468,6 +468,7 @@ impl Worker {
                 println!("OK");
                 raw.client.scribble(&raw.granted, 8000);
             }
+            ["pin-every-entry"] => raw.client.pin_every_entry(),
             ["close-socket"] => raw.client.close_socket(),
             _ => panic!("there is no order raw {what:?}"),
         }

@@ -53,6 +53,7 @@ pub const FAULTS: &[&Fault] = &[
     &verify::READS,
     &kill::AT_EVERY_STEP,
     &kill::AT_RANDOM,
+    &kill::WITH_ALL_SLOTS,
     &calls::AT_EVERY_CALL,
     &stopped::BY_SIGNAL,
     &stopped::BY_FREEZER,

@@ -21,8 +21,8 @@ use hostkv_shm_protocol::wire::reply::Audit;
 use super::{Run, Timings};
 use crate::{Daemon, DaemonSpec, assert_reads, keys, keyspace, reserve_items, store, wait_until};
 
-/// Objects of the bystander.
-const OWN: usize = 8;
+/// Objects of the bystander, and the most pins that it has.
+pub(super) const BYSTANDER_OBJECTS: usize = 8;
 
 /// Bytes of each.
 const OWN_BYTES: u64 = 1000;
@@ -164,7 +164,7 @@ impl Bystander {
     /// Reads its objects, and stores again what was evicted.
     fn round(session: &Session) -> Duration {
         let space = keyspace(session);
-        let own = keys("bystander", OWN);
+        let own = keys("bystander", BYSTANDER_OBJECTS);
         let begin = Instant::now();
         let lease = session.acquire(space, &own, &Request::default()).unwrap();
         let found = lease.prefix_count();
@@ -172,7 +172,7 @@ impl Bystander {
             assert_reads(&lease, index, key);
         }
         lease.release().unwrap();
-        if found < OWN {
+        if found < BYSTANDER_OBJECTS {
             let items = reserve_items(&own[found..], OWN_BYTES);
             let reservation = session.reserve(space, &items, &Request::default()).unwrap();
             for (index, item) in items.iter().enumerate() {
@@ -184,7 +184,7 @@ impl Bystander {
             reservation.commit().unwrap();
         } else {
             // A write of every round, so that the daemon is asked too.
-            let last = &own[OWN - 1..];
+            let last = &own[BYSTANDER_OBJECTS - 1..];
             session.remove(space, last, None).unwrap();
             store(session, space, last, OWN_BYTES);
         }
