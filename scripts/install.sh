@@ -42,6 +42,8 @@ group_test() {
   need mandoc has mandoc
   need man-db has man
   need systemd has systemd-analyze
+  # For the C interface, compared with that of the last release.
+  need abigail-tools has abidiff
   need chromium has chromium
   need tmux has tmux
 }

@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header build unit loom c_interface cpp_header examples install instructions prometheus status_page demo)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install instructions prometheus status_page demo)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -35,6 +35,8 @@ step_scripts() {
 }
 
 step_header() { scripts/header.sh --check; }
+
+step_abi() { scripts/test-abi.sh; }
 
 step_build() { cargo build --release --locked -p hostkv-daemon -p hostkv-client-ffi -p hostkv-cli -p hostkv-tests -p hostkv-pages; }
 
