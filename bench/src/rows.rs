@@ -149,6 +149,7 @@ fn bare(
             hash_secret: HashSecret { k0: 17, k1: 19 },
             payload_len: 1 << 28,
             max_sessions: 1,
+            check_every: 0,
         });
     let canonical = |k: &ChunkKey| {
         Key::new(

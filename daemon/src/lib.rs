@@ -9,7 +9,7 @@
 //!   reserve, commit, remove ... ==SOCK_SEQPACKET==> server --> request --> store ----+
 //!   find, verify            <---- control segment (index) -------------------------- | written by the loop alone
 //!   pin, touch, count       ----> lease segment, one a session --------------------> | scanned and folded
-//!   read and write objects  <===> payload segment (never touched by the loop)        |
+//!   read and write objects  <===> payload segment <---- workers: sums (never the loop) |
 //!   Prometheus              <---- metrics <---- snapshots --------------------------+
 //! ```
 //!

@@ -23,7 +23,7 @@ use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::version::PACKAGE_VERSION;
 use hostkv_shm_protocol::view::View;
 
-use crate::config::{Config, ConfigError, HugePages};
+use crate::config::{Config, ConfigError, HugePages, Integrity};
 use crate::error::StartError;
 use crate::metrics::{Bound, Endpoint};
 use crate::request::hello::PoolFacts;
@@ -37,7 +37,7 @@ use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{Telemetry, specs};
-use crate::workers::{PayloadBytes, Workers};
+use crate::workers::{PayloadBytes, WORKER_THREADS, Workers};
 use crate::{critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
@@ -68,7 +68,8 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         None => None,
     };
 
-    let geometry = Geometry::for_entries(config.pool.max_objects);
+    let geometry = Geometry::for_entries(config.pool.max_objects)
+        .with_sums(config.integrity != Integrity::Off);
     let payload = make_payload(&config, geometry)?;
     let control = segment::create_control(geometry.segment_len())?;
     // SAFETY: the mapping is page-aligned and as long as the segment, and `control` is dropped at the end of this
@@ -149,8 +150,8 @@ fn fault(what: &str, source: io::Error) -> StartError {
     }
 }
 
-/// A panic of this thread, which becomes the loop's, leaves the store half changed: the process ends at once, and
-/// clients see it by the liveness word. Other threads have nothing that others depend on.
+/// A panic of this thread, which becomes the loop's, leaves the store half changed, and one of a worker a commit without
+/// its answer: the process ends at once, and clients see it by the liveness word. Other threads have nothing that others depend on.
 fn abort_on_panic(log: logging::Logging) {
     let loop_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
@@ -159,12 +160,12 @@ fn abort_on_panic(log: logging::Logging) {
             // It catches what processors do and says so itself, not once for each event.
             return;
         }
-        if thread.id() != loop_thread {
-            let name = thread.name().unwrap_or("without a name");
+        let name = thread.name().unwrap_or("without a name");
+        if thread.id() != loop_thread && !name.starts_with(WORKER_THREADS) {
             log::error!("Thread {name} panicked: {panic}");
             return;
         }
-        critical!("The loop panicked, the daemon aborts: {panic}");
+        critical!("The loop or a worker (thread {name}) panicked, the daemon aborts: {panic}");
         log.flush(FLUSH_WITHIN);
         std::process::abort();
     }));
@@ -242,6 +243,7 @@ fn init_header(
         },
         payload_len: payload.len_bytes(),
         max_sessions: config.limits.max_sessions,
+        check_every: config.integrity.check_every(),
     });
     Ok(PoolFacts {
         instance_id,
@@ -293,6 +295,7 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
         requires_salt: config.tenants.requires_salt,
         keyspace_quota: config.tenants.keyspace_quota,
         zeroes_on_reuse: config.tenants.zeroes_on_reuse,
+        integrity: config.integrity,
         slice_ns: SLICE_NS,
     }
 }

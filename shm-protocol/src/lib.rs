@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Module order, each using only those above it: [`sync`], [`view`], [`mod@layout`], [`version`], [`status`],
-//! [`id`], [`extent`], [`key`], [`control`], [`lease`], [`wire`].
+//! [`id`], [`extent`], [`key`], [`sum`], [`control`], [`lease`], [`wire`].
 //!
 //! Everything is little-endian; x86-64 and aarch64 are supported.
 
@@ -30,6 +30,7 @@ pub mod key;
 pub mod layout;
 pub mod lease;
 pub mod status;
+pub mod sum;
 pub mod sync;
 pub mod version;
 pub mod view;

@@ -7,7 +7,7 @@
 //! Under `--cfg loom` a view stands on `loom_words::LoomWords` instead of mapped bytes, so that the models
 //! run the protocol's own code.
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use thiserror::Error;
 
 /// An access that would leave the segment, or is not aligned.
@@ -137,6 +137,18 @@ impl Words {
         assert!(index < self.count, "word {index} of {}", self.count);
         // SAFETY: as for `get`.
         unsafe { word64(self.base, self.start + index * 8) }
+    }
+
+    /// Copies words from number `first` on into `target`, each by one relaxed load; gives how many there were for it.
+    pub fn copy_out(&self, first: usize, target: &mut [u64]) -> usize {
+        let count = self.count.saturating_sub(first).min(target.len());
+        for (i, word) in target[..count].iter_mut().enumerate() {
+            // SAFETY: as for `get`; `first + i` is below `first + count`, which is inside the run.
+            // Relaxed: the words are data, whoever needs an order with them has made it before.
+            *word =
+                unsafe { word64(self.base, self.start + (first + i) * 8) }.load(Ordering::Relaxed);
+        }
+        count
     }
 
     /// Number of words.

@@ -55,6 +55,7 @@ impl Pool {
             hash_secret: HashSecret { k0: 5, k1: 6 },
             payload_len: PAYLOAD,
             max_sessions: 4,
+            check_every: 0,
         });
         header.daemon_alive().store(THREAD, Ordering::Relaxed);
         header

@@ -69,6 +69,8 @@ pub struct Config {
     pub socket_mode_was_set: bool,
     /// The payload and the index.
     pub pool: PoolConfig,
+    /// Which objects have sums, and when.
+    pub integrity: Integrity,
     /// How room is made.
     pub eviction: EvictionConfig,
     /// What keeps tenants apart.
@@ -156,6 +158,35 @@ impl HugePages {
             Self::Auto => "auto",
             Self::Off => "off",
             Self::Hugetlb => "hugetlb",
+        }
+    }
+}
+
+/// Which objects have sums that their bytes are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// None.
+    Off,
+    /// Every object, before it can be read.
+    Full,
+}
+
+impl Integrity {
+    const ALL: [Self; 2] = [Self::Off, Self::Full];
+
+    /// The value of the flag.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Full => "full",
+        }
+    }
+
+    /// Readers compare one acquired object in this many; 0 = none.
+    pub fn check_every(self) -> u32 {
+        match self {
+            Self::Off => 0,
+            Self::Full => 1,
         }
     }
 }

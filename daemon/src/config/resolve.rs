@@ -14,8 +14,8 @@ use super::print::{self, Shown};
 use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
-    AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, LimitsConfig, MetricsConfig,
-    Origins, PoolConfig, SocketGroup, TelemetryConfig, TenantsConfig,
+    AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, Integrity, LimitsConfig,
+    MetricsConfig, Origins, PoolConfig, SocketGroup, TelemetryConfig, TenantsConfig,
 };
 use crate::telemetry::specs;
 
@@ -63,6 +63,7 @@ pub(super) fn resolve(
     let eviction = resolver.eviction()?;
     let tenants = resolver.tenants()?;
     let limits = resolver.limits()?;
+    let integrity = resolver.integrity()?;
     let metrics = resolver.metrics()?;
     let telemetry = resolver.telemetry()?;
     let log_level = resolver.log_level()?;
@@ -79,6 +80,7 @@ pub(super) fn resolve(
         eviction,
         tenants,
         limits,
+        integrity,
         metrics,
         telemetry,
         log_level,
@@ -417,6 +419,15 @@ impl Resolver<'_> {
             max_keyspaces: self.whole(&setting::MAX_KEYSPACES, 1 << 16, 1, 1 << 20)?,
             spin: Duration::from_micros(self.whole(&setting::SPIN_US, 0, 0, 50)?.into()),
         })
+    }
+
+    fn integrity(&mut self) -> Result<Integrity, ConfigError> {
+        let mode = |given: &Given| {
+            let place = check::word(given, &Integrity::ALL.map(Integrity::name))?;
+            Ok(Integrity::ALL[place])
+        };
+        let text = |mode: &Integrity| mode.name().to_owned();
+        self.take(&setting::INTEGRITY, Integrity::Off, mode, text)
     }
 
     fn metrics(&mut self) -> Result<Option<MetricsConfig>, ConfigError> {

@@ -113,6 +113,7 @@ const POOL: &str = "Pool";
 const EVICTION: &str = "Eviction";
 const TENANTS: &str = "Tenants";
 const LIMITS: &str = "Limits";
+const INTEGRITY_HEADING: &str = "Integrity";
 const METRICS: &str = "Metrics";
 const TELEMETRY: &str = "Telemetry";
 const CONFIGURATION: &str = "Configuration";
@@ -362,6 +363,15 @@ pub(super) static SPIN_US: Setting = Setting::new(
     "a whole number from 0 to 50",
 );
 
+pub(super) static INTEGRITY: Setting = Setting::new(
+    "integrity",
+    "off|full",
+    Shape::Text,
+    INTEGRITY_HEADING,
+    "Sums of objects: none, or made before an object can be read [default: off]",
+    "off or full",
+);
+
 pub(super) static DISABLE_PROMETHEUS: Setting = Setting::new(
     "disable-prometheus",
     "",
@@ -441,7 +451,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 37] = [
+pub(super) static ALL: [&Setting; 38] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -470,6 +480,7 @@ pub(super) static ALL: [&Setting; 37] = [
     &MAX_RESERVED_RATIO,
     &MAX_KEYSPACES,
     &SPIN_US,
+    &INTEGRITY,
     &DISABLE_PROMETHEUS,
     &PROMETHEUS_HOST,
     &PROMETHEUS_PORT,

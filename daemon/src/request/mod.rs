@@ -113,7 +113,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
     match request {
         Request::Resolve(request) => resolve::resolve(store, session, &request).into(),
         Request::Reserve(request) => reserve::reserve(store, session, request, now),
-        Request::Commit(held) => commit::commit(store, session, &held, now).into(),
+        Request::Commit(held) => commit::commit(store, session, &held, now),
         Request::Abort(held) => abort::abort(store, session, &held, now).into(),
         Request::Remove(keys) => remove::remove(store, session, &keys, now).into(),
         Request::Clear { flags } => clear::clear(store, session, flags),
@@ -131,6 +131,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
 pub fn resumed(resumed: Resumed) -> Reply {
     match resumed.answer {
         ResumedAnswer::Reserved(items) => Reply::Reserved(items),
+        ResumedAnswer::Committed(items) => Reply::Committed(items),
         ResumedAnswer::Cleared(count) => Reply::Cleared(count),
     }
 }

@@ -1,7 +1,7 @@
 //! A small pool for tests of the requests, and what every request must do whatever it is.
 
 use super::*;
-use crate::config::{EvictionPolicy, LimitsConfig};
+use crate::config::{EvictionPolicy, Integrity, LimitsConfig};
 use crate::segment;
 use crate::store::{SLICE_NS, StoreConfig};
 use hello::PoolFacts;
@@ -40,6 +40,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         hash_secret: HashSecret { k0: 1, k1: 2 },
         payload_len: PAYLOAD_BYTES,
         max_sessions: 256,
+        check_every: 0,
     });
     let config = StoreConfig {
         payload_len: PAYLOAD_BYTES,
@@ -56,6 +57,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         requires_salt: false,
         keyspace_quota: None,
         zeroes_on_reuse: false,
+        integrity: Integrity::Off,
         slice_ns: SLICE_NS,
     };
     let facts = PoolFacts {

@@ -56,7 +56,7 @@ use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
 use crate::request::{LoopRequest, refused, resumed};
 use crate::signal::{Signals, Wish};
-use crate::store::{Nanos, Refusal, Store};
+use crate::store::{Nanos, Refusal, Resumed, Store};
 use crate::telemetry::Telemetry;
 use crate::workers::Workers;
 use crate::{logging, systemd};
@@ -538,27 +538,34 @@ impl Server {
         self.questions.answer(|| snapshots::snapshot(shared));
     }
 
-    /// Brings the store what the workers have done.
+    /// Brings the store what the workers have done, and the replies of requests that waited for it.
     fn end_jobs(&mut self) {
         for end in self.workers.ends(JOB_ENDS_PER_TURN) {
-            self.shared.store.job_ended(end);
+            if let Some(done) = self.shared.store.job_ended(end, monotonic_ns()) {
+                self.resume(done);
+            }
+        }
+    }
+
+    /// The reply of a parked request that is done.
+    fn resume(&mut self, done: Resumed) {
+        let Some(number) = self.shared.clients.get(&done.session).copied() else {
+            return;
+        };
+        let ticket = done.ticket;
+        let reply = resumed(done);
+        let step = self.call(number, |client, shared| {
+            client.resumed(shared, ticket, &reply)
+        });
+        if let Err(error) = self.settle(number, step) {
+            log::error!("Client {number} can't be watched: {error}");
         }
     }
 
     /// One slice of the store's work, and the replies of what it finished.
     fn work(&mut self) {
         for done in self.shared.store.slice(monotonic_ns()) {
-            let Some(number) = self.shared.clients.get(&done.session).copied() else {
-                continue;
-            };
-            let ticket = done.ticket;
-            let reply = resumed(done);
-            let step = self.call(number, |client, shared| {
-                client.resumed(shared, ticket, &reply)
-            });
-            if let Err(error) = self.settle(number, step) {
-                log::error!("Client {number} can't be watched: {error}");
-            }
+            self.resume(done);
         }
         for session in self.shared.store.take_offenders() {
             let Some(number) = self.shared.clients.get(&session).copied() else {

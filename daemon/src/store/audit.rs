@@ -29,7 +29,7 @@ impl Store {
             let state = self.entries.state(entry);
             let (count, sum) = match state {
                 EntryState::Free => (&mut audit.free_count, None),
-                EntryState::Reserved => {
+                EntryState::Reserved | EntryState::Committing => {
                     (&mut audit.reserved_count, Some(&mut audit.reserved_bytes))
                 }
                 EntryState::Committed => (&mut audit.object_count, Some(&mut audit.object_bytes)),
@@ -47,7 +47,10 @@ impl Store {
                 None if bytes == 0 => {}
                 _ => faults.push(format!("entry {number} is {state:?} and has {bytes} bytes")),
             }
-            if matches!(state, EntryState::Reserved | EntryState::Committed) {
+            if matches!(
+                state,
+                EntryState::Reserved | EntryState::Committing | EntryState::Committed
+            ) {
                 linked += 1;
                 let found = self
                     .key_of(entry)
@@ -88,7 +91,8 @@ impl Store {
                 .values()
                 .flat_map(|r| &r.entries)
                 .map(|entry| self.extent_bytes(*entry))
-                .sum();
+                .sum::<u64>()
+                + self.committing_bytes(ledger.id);
             if held != ledger.reserved_bytes {
                 faults.push(format!(
                     "session {} is charged {} reserved bytes and holds {held}",
@@ -164,7 +168,13 @@ impl Store {
             .iter()
             .flatten()
             .map(|l| l.reserved_bytes)
-            .sum();
+            .sum::<u64>()
+            + self
+                .commits
+                .iter()
+                .filter(|commit| !self.session_slots.contains_key(&commit.session))
+                .map(|commit| commit.bytes)
+                .sum::<u64>();
         if audit.reserved_bytes + audit.quarantined_bytes != self.reserved_bytes
             || charged != self.reserved_bytes
             || audit.quarantined_bytes != self.quarantined_bytes

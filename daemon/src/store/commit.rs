@@ -1,17 +1,21 @@
 //! Commit and abort: the two ends of a reservation.
 
+use super::commits::{Item, WaitingCommit};
 use super::entries::EntryState;
 use super::ledger::Reservation;
+use super::parked::{Outcome, Resumed, ResumedAnswer, Ticket};
 use super::{Nanos, Refusal, SECOND, Store};
+use crate::config::Integrity;
 use hostkv_shm_protocol::control::entry::next_published;
-use hostkv_shm_protocol::id::{EntryNumber, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
 use hostkv_shm_protocol::status::Status;
+use hostkv_shm_protocol::sum::Sum;
 use hostkv_shm_protocol::wire::reply::CommittedItem;
 use hostkv_shm_protocol::wire::request::{Held, HeldItem};
 
 impl Store {
     /// Makes entries of a reservation readable, the last first, so that a later prefix reader finds a run and the
-    /// tail of the request is colder than its head.
+    /// tail of the request is colder than its head. Parked when their bytes must be summed first.
     ///
     /// When the reservation has outlived the write time to live, every item says EXPIRED, nothing is committed, and
     /// the extents of these items are given back: the writer has said that it writes them no more.
@@ -20,11 +24,12 @@ impl Store {
         id: SessionId,
         held: &Held,
         now: Nanos,
-    ) -> Result<Vec<CommittedItem>, Refusal> {
+    ) -> Result<Outcome<Vec<CommittedItem>>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "commit")?;
+        let mut answers = vec![committed(Status::NotFound, 0); held.items.len()];
         let Some(mut reservation) = self.take_reservation(slot, held) else {
-            return Ok(vec![committed(Status::NotFound, 0); held.items.len()]);
+            return Ok(Outcome::Done(answers));
         };
         if !reservation.is_expired && self.is_too_old(&reservation, now) {
             reservation.is_expired = true;
@@ -36,16 +41,83 @@ impl Store {
                     self.give_back_held(slot, item.entry);
                 }
             }
-            self.put_reservation_back(slot, held, reservation, now);
-            return Ok(vec![committed(Status::Expired, 0); held.items.len()]);
+            self.put_reservation_back(id, held.op_id, reservation, now);
+            answers.fill(committed(Status::Expired, 0));
+            return Ok(Outcome::Done(answers));
         }
-        let mut answers = vec![committed(Status::NotFound, 0); held.items.len()];
-        let mut stored = 0;
-        for (i, (item, answer)) in held.items.iter().zip(&mut answers).enumerate().rev() {
-            if !self.is_reserved(slot, item) || !belongs(&reservation, i, item) {
-                continue;
+        let mut items = Vec::with_capacity(held.items.len());
+        let mut bytes = 0;
+        for (at, item) in held.items.iter().enumerate().rev() {
+            if self.is_reserved(slot, item) && belongs(&reservation, at, item) {
+                let entry = item.entry;
+                self.entries.set_state(entry, EntryState::Committing, None);
+                bytes += self.extent_bytes(entry);
+                items.push(Item {
+                    entry,
+                    at,
+                    sum: None,
+                });
             }
-            let bytes = self.extent_bytes(item.entry);
+        }
+        reservation.committing += items.len() as u32;
+        self.put_reservation_back(id, held.op_id, reservation, now);
+        if items.is_empty() {
+            return Ok(Outcome::Done(answers));
+        }
+        let mut commit = WaitingCommit {
+            ticket: Ticket(0),
+            session: id,
+            op_id: held.op_id,
+            answers,
+            undone: items.len(),
+            items,
+            bytes,
+            left_behind: None,
+        };
+        if self.config.integrity != Integrity::Full {
+            return Ok(Outcome::Done(self.finish_commit(commit, now)));
+        }
+        self.last_ticket += 1;
+        commit.ticket = Ticket(self.last_ticket);
+        let ticket = commit.ticket;
+        self.sum_items(&commit);
+        self.commits.add(commit);
+        Ok(Outcome::Parked(ticket))
+    }
+
+    /// Takes the sums of some items of a waiting commit; its answer, when they were the last and somebody waits for it.
+    pub(super) fn commit_summed(
+        &mut self,
+        ticket: Ticket,
+        first: usize,
+        sums: &[Sum],
+        now: Nanos,
+    ) -> Option<Resumed> {
+        let commit = self.commits.get_mut(ticket)?;
+        for (item, sum) in commit.items[first..].iter_mut().zip(sums) {
+            item.sum = Some(*sum);
+        }
+        commit.undone -= sums.len();
+        if commit.undone > 0 {
+            return None;
+        }
+        let commit = self.commits.take(ticket)?;
+        let session = commit.session;
+        let answers = self.finish_commit(commit, now);
+        self.session_slots
+            .contains_key(&session)
+            .then_some(Resumed {
+                session,
+                ticket,
+                answer: ResumedAnswer::Committed(answers),
+            })
+    }
+
+    /// Publishes what a commit names and takes it off its session's account, if that still lives.
+    fn finish_commit(&mut self, mut commit: WaitingCommit, now: Nanos) -> Vec<CommittedItem> {
+        let mut answers = std::mem::take(&mut commit.answers);
+        for item in &commit.items {
+            self.index.set_sum(item.entry, item.sum);
             let generation = self.index.publish(item.entry);
             self.entries.commit(item.entry, now / SECOND);
             let of = self.quota_keyspace(item.entry);
@@ -54,24 +126,41 @@ impl Store {
                 let hash = self.index.hash(&key);
                 self.ages.committed(item.entry, hash, now);
             }
-            self.pay_back(slot, bytes);
-            stored += 1;
-            *answer = committed(Status::Ok, generation);
+            answers[item.at] = committed(Status::Ok, generation);
         }
-        self.stats.l1_write_keys += stored;
-        if let Some((_, ledger)) = self.session_mut(id) {
-            ledger.write_keys += stored;
+        self.reserved_bytes -= commit.bytes;
+        if let Some((_, ledger)) = self.session_mut(commit.session) {
+            ledger.reserved_bytes -= commit.bytes;
+            ledger.write_keys += commit.items.len() as u64;
         }
-        reservation.stored += stored as u32;
-        if stored > 0 {
+        let stored = commit.items.len() as u32;
+        self.stats.l1_write_keys += u64::from(stored);
+        if let Some(mut reservation) = self.take_committing(&mut commit) {
+            reservation.stored += stored;
+            reservation.committing -= stored;
             log::info!(
                 "Stored {} tokens in {:.3} seconds",
-                stored * u64::from(self.names.tokens_per_key(reservation.keyspace)),
+                u64::from(stored) * u64::from(self.names.tokens_per_key(reservation.keyspace)),
                 now.saturating_sub(reservation.reserved_at) as f64 / SECOND as f64
             );
+            self.put_reservation_back(commit.session, commit.op_id, reservation, now);
         }
-        self.put_reservation_back(slot, held, reservation, now);
-        Ok(answers)
+        answers
+    }
+
+    /// The reservation that a commit is of: its session has it, or it was left behind with the newest commit of it.
+    fn take_committing(&mut self, commit: &mut WaitingCommit) -> Option<Reservation> {
+        if let Some(reservation) = commit.left_behind.take() {
+            return Some(reservation);
+        }
+        match self.session_mut(commit.session) {
+            Some((_, ledger)) => ledger.reservations.remove(&commit.op_id),
+            None => self
+                .commits
+                .last_of(commit.session, commit.op_id)?
+                .left_behind
+                .take(),
+        }
     }
 
     /// Gives entries of a reservation back.
@@ -95,7 +184,7 @@ impl Store {
                 Status::NotFound
             });
         }
-        self.put_reservation_back(slot, held, reservation, now);
+        self.put_reservation_back(id, held.op_id, reservation, now);
         Ok(answers)
     }
 
@@ -124,25 +213,29 @@ impl Store {
             .remove(&held.op_id)
     }
 
-    /// Keeps what of a reservation was neither committed nor given back.
-    fn put_reservation_back(
+    /// Keeps what of a reservation was neither committed nor given back. Of a session that has ended only commits are
+    /// left, and the newest of them keeps it.
+    pub(super) fn put_reservation_back(
         &mut self,
-        slot: usize,
-        held: &Held,
+        id: SessionId,
+        op_id: OpId,
         mut reservation: Reservation,
         now: Nanos,
     ) {
         let entries = &self.entries;
+        let slot = self.session_slots.get(&id).copied();
         reservation.entries.retain(|entry| {
             matches!(
                 entries.state(*entry),
                 EntryState::Reserved | EntryState::Quarantine
-            ) && entries.owner(*entry) == Some(slot as u32)
+            ) && entries.owner(*entry) == slot.map(|slot| slot as u32)
         });
-        if reservation.entries.is_empty() {
+        if reservation.entries.is_empty() && reservation.committing == 0 {
             self.note_stored(&mut reservation, now);
-        } else if let Some(ledger) = self.sessions[slot].as_mut() {
-            ledger.reservations.insert(held.op_id, reservation);
+        } else if let Some((_, ledger)) = self.session_mut(id) {
+            ledger.reservations.insert(op_id, reservation);
+        } else if let Some(commit) = self.commits.last_of(id, op_id) {
+            commit.left_behind = Some(reservation);
         }
     }
 

@@ -3,14 +3,18 @@
 //! Called by the store on the loop's thread. Private memory, 16 bytes an entry, allocated whole at start.
 //!
 //! ```text
-//!                    reserve              commit               unpublish
-//!        +--> Free ----------> Reserved ----------> Committed -----------> Zombie
+//!                                  commit --> Committing
+//!                                      |         | its sums are there
+//!                    reserve           |         v     unpublish
+//!        +--> Free ----------> Reserved -----> Committed -----------> Zombie
 //!        |     ^  ^  abort,      |  |  time to live                         |  |
 //!        |     |  +--- death ----+  +----> Quarantine                       |  | every pin is void
 //!        |     +---- abort, death ------------+         no slot names it    |  v
 //!        +------------------------------------------------------------------+ Revoked
 //!        +--------------------------------- no slot names it ------------------+
 //! ```
+//!
+//! Nothing but the end of its work takes an entry out of Committing: it has no owner who could.
 //!
 //! With `--zero-on-reuse` an extent that is given back is zeroed before anybody gets it: every arrow to Free, or from Zombie
 //! to Revoked, goes by way of Dirty, where the entry keeps its number and its extent until a worker has done so.
@@ -39,6 +43,8 @@ pub enum EntryState {
     Revoked = 5,
     /// Given back; not in the index; a worker zeroes its extent.
     Dirty = 6,
+    /// Its COMMIT was taken up and waits for workers; linked in the index, not readable, owned by nobody.
+    Committing = 7,
 }
 
 const STATE_SHIFT: u32 = 28;
@@ -66,7 +72,7 @@ impl Linked for Aux {
 pub struct EntryTable {
     aux: Vec<Aux>,
     free_head: u32,
-    counts: [u32; 7],
+    counts: [u32; 8],
 }
 
 impl EntryTable {
@@ -85,7 +91,7 @@ impl EntryTable {
         EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
-            counts: [entry_count, 0, 0, 0, 0, 0, 0],
+            counts: [entry_count, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -118,7 +124,8 @@ impl EntryTable {
             3 => EntryState::Zombie,
             4 => EntryState::Quarantine,
             5 => EntryState::Revoked,
-            _ => EntryState::Dirty,
+            6 => EntryState::Dirty,
+            _ => EntryState::Committing,
         }
     }
 

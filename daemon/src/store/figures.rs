@@ -83,7 +83,8 @@ impl Store {
             capacity_bytes: self.config.payload_len,
             used_bytes: self.units_to_bytes(self.allocator.used_units()),
             reserved_bytes: self.reserved_bytes - self.quarantined_bytes,
-            reserved_objects: u64::from(self.entries.count(EntryState::Reserved)),
+            reserved_objects: u64::from(self.entries.count(EntryState::Reserved))
+                + u64::from(self.entries.count(EntryState::Committing)),
             quarantined_bytes: self.quarantined_bytes,
             quarantined_objects: u64::from(self.entries.count(EntryState::Quarantine)),
             orphaned_bytes,

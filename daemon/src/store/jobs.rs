@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   free_entry, settle_zombie --> Dirty, a job --take_jobs--> (a worker zeroes) --job_ended--> free, or Revoked
+//!   commit, --integrity full --> Committing, jobs --take_jobs--> (workers sum) --job_ended--> published
 //! ```
 //!
 //! The extent of a job belongs to it until its end: an entry whose extent is being worked on is in no list that anything
@@ -10,8 +11,10 @@
 //! What is being zeroed is still used, and charged to its keyspace. A reserve that lacks space waits for it and evicts
 //! nothing more meanwhile.
 
-use super::Store;
+use super::commits::WaitingCommit;
 use super::entries::EntryState;
+use super::parked::{Resumed, Ticket};
+use super::{Nanos, Store};
 use crate::workers::{Job, JobEnd, JobId, Task};
 use hostkv_shm_protocol::id::EntryNumber;
 use std::collections::HashMap;
@@ -25,7 +28,14 @@ enum Purpose {
         /// Whether a void pin names the entry, so that its number must stay when the extent goes.
         is_named: bool,
     },
+    /// The items of a commit from `first` on are summed before they can be read.
+    Commit { ticket: Ticket, first: usize },
 }
+
+/// Most extents of one job.
+const EXTENTS_AT_MOST: usize = 64;
+/// Bytes from which on a job takes no further extent, so that several workers share a large commit.
+const JOB_BYTES: u64 = 4 << 20;
 
 /// The jobs that are not over.
 #[derive(Debug, Default)]
@@ -54,11 +64,18 @@ impl Store {
     }
 
     /// A job is over.
-    pub fn job_ended(&mut self, end: JobEnd) {
-        let Some(purpose) = self.jobs.purposes.remove(&end.id) else {
-            return;
-        };
-        match purpose {
+    ///
+    /// Gives the answer of a request that waited for it.
+    pub fn job_ended(&mut self, end: JobEnd, now: Nanos) -> Option<Resumed> {
+        match self.jobs.purposes.remove(&end.id)? {
+            Purpose::Commit { ticket, first } => match end.outcome {
+                Ok(sums) => return self.commit_summed(ticket, first, &sums, now),
+                // Only at the end of the daemon: every extent lies inside the payload.
+                Err(errno) => {
+                    log::warn!("A commit stays undone: {}.", errno.desc());
+                    return None;
+                }
+            },
             Purpose::Zero { entry, is_named } => {
                 if let Err(errno) = end.outcome {
                     // It stays used for as long as the daemon runs: nobody may see what is in it.
@@ -67,7 +84,7 @@ impl Store {
                         entry.0,
                         errno.desc()
                     );
-                    return;
+                    return None;
                 }
                 self.jobs.zeroing_bytes -= self.extent_bytes(entry);
                 self.free_extent(entry);
@@ -80,6 +97,45 @@ impl Store {
                 self.is_waiting_for_zeros = false;
             }
         }
+        None
+    }
+
+    /// Has the items of a commit summed, by as many jobs as their bytes are worth.
+    pub(super) fn sum_items(&mut self, commit: &WaitingCommit) {
+        let extents: Vec<_> = commit
+            .items
+            .iter()
+            .map(|item| self.bytes_of(item.entry))
+            .collect();
+        let mut first = 0;
+        while first < extents.len() {
+            let mut bytes = 0;
+            let count = extents[first..]
+                .iter()
+                .take(EXTENTS_AT_MOST)
+                .take_while(|(_, len)| {
+                    let has_room = bytes < JOB_BYTES;
+                    bytes += len;
+                    has_room
+                })
+                .count();
+            let purpose = Purpose::Commit {
+                ticket: commit.ticket,
+                first,
+            };
+            let extents = extents[first..first + count].to_vec();
+            self.jobs.add(purpose, Task::Sum { extents });
+            first += count;
+        }
+    }
+
+    /// Where an entry's object lies in the payload: offset and length in bytes.
+    fn bytes_of(&self, entry: EntryNumber) -> (u64, u64) {
+        let extent = self.index.extent(entry);
+        (
+            self.units_to_bytes(extent.offset_units),
+            u64::from(extent.len_bytes),
+        )
     }
 
     /// Has an entry's extent zeroed, if it must be before another may use it; false when it need not.

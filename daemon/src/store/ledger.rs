@@ -40,6 +40,8 @@ pub struct Reservation {
     pub keyspace: KeyspaceId,
     /// Whether the write time to live has passed.
     pub is_expired: bool,
+    /// Keys of it whose commit waits for a worker.
+    pub committing: u32,
     /// Keys of it that were committed.
     pub stored: u32,
     /// The owed END of its store event.

@@ -5,9 +5,10 @@
 //!
 //! ```text
 //!   request/*  --> reserve ----> entries, allocator, index.link        (parked when it must evict)
-//!              --> commit  ----> index.publish, policy.insert
+//!              --> commit  ----> index.publish, policy.insert      (parked when its bytes must be summed)
 //!              --> remove  ----> index.unpublish ---> zombies ---scan---> freed, or kept while pinned
-//!   loop       --> slice   ----> scan, parked reserves, sweeps, eviction passes: bounded pieces of work
+//!   loop       --> take_jobs, job_ended ----> what the workers do to payload bytes
+//!              --> slice   ----> scan, parked reserves, sweeps, eviction passes: bounded pieces of work
 //!              --> tick    ----> recency, times to live, gauges, gate
 //! ```
 //!
@@ -16,12 +17,13 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `reserve`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
 mod audit;
 mod commit;
+mod commits;
 pub mod entries;
 pub mod events;
 mod evict;
@@ -57,9 +59,10 @@ pub use sessions::{SessionEnd, SessionFigures};
 pub use slice::SLICE_NS;
 pub use stats::Stats;
 
-use crate::config::EvictionPolicy;
+use crate::config::{EvictionPolicy, Integrity};
 use ages::Ages;
 use allocator::Allocator;
+use commits::Commits;
 use entries::{EntryState, EntryTable};
 use events::EventBook;
 use evict::Pass;
@@ -133,6 +136,8 @@ pub struct StoreConfig {
     pub keyspace_quota: Option<f64>,
     /// Whether an extent is zeroed before it is used again.
     pub zeroes_on_reuse: bool,
+    /// Which objects have sums, and when.
+    pub integrity: Integrity,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -168,6 +173,8 @@ pub struct Store {
     /// A pass could not reach its goal; the next one waits for the second to change.
     pass_is_blocked: bool,
     parked: VecDeque<Progress>,
+    /// Commits that wait for a worker.
+    commits: Commits,
     /// Whether the last choice between a parked reserve and the rest of the work fell on the reserve.
     is_parked_turn: bool,
     last_ticket: u64,
@@ -229,6 +236,7 @@ impl Store {
             pass: None,
             pass_is_blocked: false,
             parked: VecDeque::new(),
+            commits: Commits::default(),
             is_parked_turn: false,
             last_ticket: 0,
             sweeps: VecDeque::new(),
@@ -295,6 +303,11 @@ impl Store {
         self.pass_is_blocked = false;
     }
 
+    /// Bytes of a session's commits that wait for a worker.
+    fn committing_bytes(&self, id: SessionId) -> u64 {
+        self.commits.of_session(id).map(|commit| commit.bytes).sum()
+    }
+
     fn units_to_bytes(&self, units: u32) -> u64 {
         u64::from(units) * u64::from(self.config.align_bytes)
     }
@@ -355,6 +368,7 @@ impl Store {
             }
             EntryState::Quarantine => self.quarantined_bytes -= bytes,
             EntryState::Free
+            | EntryState::Committing
             | EntryState::Committed
             | EntryState::Zombie
             | EntryState::Revoked

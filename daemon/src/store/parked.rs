@@ -1,13 +1,13 @@
 //! Requests that go on over several turns of the loop.
 //!
 //! A reserve that must evict is parked and continued slice by slice, the oldest first; so is a clear, which sweeps
-//! the whole index. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
+//! the whole index, and a commit whose bytes a worker must sum first. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
 
 use super::Nanos;
 use super::events::Open;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
 use hostkv_shm_protocol::status::{Reason, Status};
-use hostkv_shm_protocol::wire::reply::ReservedItem;
+use hostkv_shm_protocol::wire::reply::{CommittedItem, ReservedItem};
 use hostkv_shm_protocol::wire::request::Reserve;
 
 /// Names a parked request.
@@ -39,6 +39,8 @@ pub struct Resumed {
 pub enum ResumedAnswer {
     /// Of a reserve.
     Reserved(Vec<ReservedItem>),
+    /// Of a commit.
+    Committed(Vec<CommittedItem>),
     /// Of a clear: keys cleared.
     Cleared(u64),
 }

@@ -252,6 +252,7 @@ impl Store {
                 entries: Vec::with_capacity(progress.request.items.len()),
                 keyspace: key.keyspace(),
                 is_expired: false,
+                committing: 0,
                 stored: 0,
                 event: None,
             })

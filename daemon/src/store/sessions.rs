@@ -138,14 +138,16 @@ impl Store {
         self.session_slots.remove(&id);
         let mut reserved = 0;
         self.note_session_end(&mut ledger, now);
-        for (_, mut reservation) in ledger.reservations.drain() {
-            self.note_stored(&mut reservation, now);
-            reserved += reservation.entries.len() as u64;
-            for entry in reservation.entries {
+        for (op_id, mut reservation) in ledger.reservations.drain() {
+            let entries = std::mem::take(&mut reservation.entries);
+            reserved += entries.len() as u64;
+            for entry in entries {
                 self.free_held(entry);
             }
+            self.put_reservation_back(id, op_id, reservation, now);
         }
-        self.reserved_bytes -= ledger.reserved_bytes;
+        // Its commits that wait for a worker go on without it, and their charge with them.
+        self.reserved_bytes -= ledger.reserved_bytes - self.committing_bytes(id);
         if cause == SessionEnd::Death {
             let pins = &ledger.lease.pins;
             let pinned = (0..pins.scan_len()).filter(|slot| pins.scan(*slot).entry().is_some());

@@ -2,6 +2,7 @@
 
 mod ages;
 mod bounds;
+mod commits;
 mod events;
 mod model;
 mod promises;
@@ -11,9 +12,11 @@ mod zeroing;
 use super::entries::EntryState;
 use super::parked::ResumedAnswer;
 use super::*;
+use crate::workers::{Job, JobEnd, Task};
 use hostkv_shm_protocol::control::Geometry;
 use hostkv_shm_protocol::control::header::{HeaderInit, HeaderView};
 use hostkv_shm_protocol::control::reader::{Found, IndexReader};
+use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{InstanceId, KeyspaceId, OpId};
 use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::lease::LeaseGeometry;
@@ -22,7 +25,8 @@ use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
 use hostkv_shm_protocol::lease::recency::Recency;
 use hostkv_shm_protocol::status::Reason;
-use hostkv_shm_protocol::wire::reply::ReservedItem;
+use hostkv_shm_protocol::sum::Sum;
+use hostkv_shm_protocol::wire::reply::{CommittedItem, ReservedItem};
 use hostkv_shm_protocol::wire::request::{Held, HeldItem, Reserve, ReserveItem, Resolve};
 
 const ALIGN: u32 = 4096;
@@ -66,6 +70,7 @@ struct Options {
     requires_salt: bool,
     keyspace_quota: Option<f64>,
     zeroes_on_reuse: bool,
+    integrity: Integrity,
 }
 
 impl Default for Options {
@@ -83,13 +88,15 @@ impl Default for Options {
             requires_salt: false,
             keyspace_quota: None,
             zeroes_on_reuse: false,
+            integrity: Integrity::Off,
         }
     }
 }
 
 impl Pool {
     fn new(options: Options) -> Pool {
-        let geometry = Geometry::for_entries(options.entries);
+        let geometry =
+            Geometry::for_entries(options.entries).with_sums(options.integrity != Integrity::Off);
         let view = segment(geometry.segment_len());
         let payload_len = u64::from(options.units) * u64::from(ALIGN);
         HeaderView::new(view).unwrap().initialise(&HeaderInit {
@@ -102,6 +109,7 @@ impl Pool {
             hash_secret: HashSecret { k0: 3, k1: 5 },
             payload_len,
             max_sessions: 16,
+            check_every: options.integrity.check_every(),
         });
         let config = StoreConfig {
             payload_len,
@@ -118,6 +126,7 @@ impl Pool {
             requires_salt: options.requires_salt,
             keyspace_quota: options.keyspace_quota,
             zeroes_on_reuse: options.zeroes_on_reuse,
+            integrity: options.integrity,
             slice_ns: options.slice_ns,
         };
         Pool {
@@ -235,12 +244,38 @@ impl Pool {
 
     fn commit(&mut self, client: Client, op_id: OpId, answers: &[ReservedItem]) -> Vec<Status> {
         let held = held(op_id, answers);
-        self.store
-            .commit(client.id, &held, self.now)
-            .unwrap()
-            .iter()
-            .map(|item| item.status)
-            .collect()
+        match self.store.commit(client.id, &held, self.now).unwrap() {
+            Outcome::Done(items) => outcomes(&items),
+            Outcome::Parked(ticket) => self.wait_for_commit(ticket),
+        }
+    }
+
+    /// Does every job that is owed until a parked commit is answered.
+    fn wait_for_commit(&mut self, ticket: Ticket) -> Vec<Status> {
+        for job in self.store.take_jobs() {
+            let Some(resumed) = self.do_job(&job) else {
+                continue;
+            };
+            if let (true, ResumedAnswer::Committed(items)) =
+                (resumed.ticket == ticket, resumed.answer)
+            {
+                return outcomes(&items);
+            }
+        }
+        panic!("all jobs are done and {ticket:?} is not answered");
+    }
+
+    /// Does a job as a worker would: the payload of these tests has its places as its bytes.
+    fn do_job(&mut self, job: &Job) -> Option<Resumed> {
+        let sums = match &job.task {
+            Task::Sum { extents } => extents.iter().map(sum_at).collect(),
+            Task::Zero { .. } | Task::Copy { .. } => Vec::new(),
+        };
+        let end = JobEnd {
+            id: job.id,
+            outcome: Ok(sums),
+        };
+        self.store.job_ended(end, self.now)
     }
 
     fn store_one(&mut self, client: Client, key: Key, len_bytes: u32) -> Status {
@@ -290,6 +325,20 @@ impl Pool {
         assert_eq!(audit.verdict, "");
         audit
     }
+}
+
+/// The sum of the bytes that lie there in these tests.
+fn sum_at((offset_bytes, len_bytes): &(u64, u64)) -> Sum {
+    Sum::of_checksum(offset_bytes << 32 | len_bytes)
+}
+
+/// The sum of an object in these tests.
+fn sum(extent: Extent) -> Sum {
+    sum_at(&extent.byte_range(u64::from(ALIGN), u64::MAX).unwrap())
+}
+
+fn outcomes(items: &[CommittedItem]) -> Vec<Status> {
+    items.iter().map(|item| item.status).collect()
 }
 
 fn held(op_id: OpId, answers: &[ReservedItem]) -> Held {

@@ -4,7 +4,7 @@
 //! done. Workers know offsets and lengths and nothing of keys or sessions.
 //!
 //! ```text
-//!   loop:     store.take_jobs --> submit --> channel --> worker: zero, or copy --> channel, bell --> loop: store.job_done
+//!   loop:     store.take_jobs --> submit --> channel --> worker: zero, copy, sum --> channel, bell --> loop: store.job_done
 //! ```
 //!
 //! A job owns its bytes from its making until the loop has seen its end: the store keeps the extent for so long, whatever
@@ -21,8 +21,12 @@ use std::thread::{Builder, JoinHandle};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use hostkv_shm_protocol::sum::{Sum, Summing};
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
+use hostkv_shm_protocol::view::View;
 
+/// What the name of each worker thread begins with.
+pub const WORKER_THREADS: &str = "payload-";
 /// Most threads: the memory bus is full before there are more.
 const MOST_THREADS: usize = 4;
 /// Bytes between two looks at whether the daemon ends.
@@ -53,6 +57,11 @@ pub enum Task {
         /// How long it is.
         len_bytes: u64,
     },
+    /// Sum runs of bytes, each by itself.
+    Sum {
+        /// Offset and length of each; offsets are multiples of 8.
+        extents: Vec<(u64, u64)>,
+    },
 }
 
 /// A task with its name.
@@ -65,12 +74,12 @@ pub struct Job {
 }
 
 /// A job that is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobEnd {
     /// Which.
     pub id: JobId,
-    /// Whether it was carried out to the end.
-    pub outcome: Result<(), Errno>,
+    /// Whether it was carried out to the end, and the sum of each run of a task that sums.
+    pub outcome: Result<Vec<Sum>, Errno>,
 }
 
 /// The payload as workers use it.
@@ -103,8 +112,23 @@ impl PayloadBytes {
         Ok(self.base.as_ptr().wrapping_add(offset_bytes as usize))
     }
 
+    /// The sum of one run. Its writer may still write there, against its contract: no slice is made of it.
+    fn sum(&self, offset_bytes: u64, len_bytes: u64, is_ending: &AtomicBool) -> Result<Sum, Errno> {
+        // SAFETY: the bytes stay mapped by the promise of `new`, the payload begins at a page, and nobody makes a
+        // reference to them.
+        let payload = unsafe { View::new(self.base.as_ptr(), self.len_bytes) };
+        let mut summing = Summing::new();
+        in_pieces(len_bytes, is_ending, |done, piece| {
+            summing
+                .add(&payload, offset_bytes + done, piece)
+                .map_err(|_| Errno::ERANGE)?;
+            Ok(piece)
+        })?;
+        Ok(summing.finish())
+    }
+
     /// Carries a task out; ECANCELED when `is_ending` became true on the way.
-    pub fn carry_out(&self, task: &Task, is_ending: &AtomicBool) -> Result<(), Errno> {
+    pub fn carry_out(&self, task: &Task, is_ending: &AtomicBool) -> Result<Vec<Sum>, Errno> {
         match task {
             Task::Zero {
                 offset_bytes,
@@ -117,7 +141,8 @@ impl PayloadBytes {
                     // now: the store gives an extent out again only after this job.
                     unsafe { to.write_bytes(0, piece as usize) };
                     Ok(piece)
-                })
+                })?;
+                Ok(Vec::new())
             }
             Task::Copy {
                 from,
@@ -139,8 +164,13 @@ impl PayloadBytes {
                         Err(Errno::EINTR) => Ok(0),
                         Err(errno) => Err(errno),
                     }
-                })
+                })?;
+                Ok(Vec::new())
             }
+            Task::Sum { extents } => extents
+                .iter()
+                .map(|(offset_bytes, len_bytes)| self.sum(*offset_bytes, *len_bytes, is_ending))
+                .collect(),
         }
     }
 }
@@ -198,7 +228,7 @@ impl Workers {
                 serve(&payload, &queue, &end, &bell, &is_ending);
             };
             let thread = Builder::new()
-                .name(format!("payload-{number}"))
+                .name(format!("{WORKER_THREADS}{number}"))
                 .spawn(work)?;
             workers.threads.push(thread);
         }

@@ -109,7 +109,7 @@ fn every_job_ends_once_and_the_bell_rings() {
             "the bell is silent"
         );
         for end in workers.ends(10) {
-            assert_eq!(end.outcome, Ok(()));
+            assert_eq!(end.outcome, Ok(Vec::new()));
             seen.push(end.id.0);
         }
     }
@@ -131,4 +131,42 @@ fn the_end_of_the_daemon_does_not_wait_for_what_is_queued() {
     );
     assert_eq!(cancelled, Err(Errno::ECANCELED));
     assert!(bytes.iter().all(|byte| *byte == 0xff));
+}
+
+#[test]
+fn each_run_has_the_sum_of_exactly_its_bytes() {
+    let (bytes, payload) = payload();
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = (i * 31 + i / 251) as u8;
+    }
+    let extents = vec![(64, 5000), (8192, LEN as u64 - 8192), (4096, 1)];
+    let go_on = AtomicBool::new(false);
+    let sums = payload
+        .carry_out(
+            &Task::Sum {
+                extents: extents.clone(),
+            },
+            &go_on,
+        )
+        .unwrap();
+    for ((offset, len), sum) in extents.iter().zip(&sums) {
+        let run = &mut bytes[*offset as usize..][..*len as usize];
+        let mut aligned = vec![0_u64; run.len().div_ceil(8)];
+        // SAFETY: the words are this test's own and hold the run.
+        let view = unsafe {
+            aligned
+                .as_mut_ptr()
+                .cast::<u8>()
+                .copy_from_nonoverlapping(run.as_ptr(), run.len());
+            View::new(aligned.as_ptr().cast(), (aligned.len() * 8) as u64)
+        };
+        assert_eq!(hostkv_shm_protocol::sum::sum_of(&view, 0, *len), Ok(*sum));
+    }
+    let beyond = Task::Sum {
+        extents: vec![(LEN as u64, 8)],
+    };
+    assert_eq!(payload.carry_out(&beyond, &go_on), Err(Errno::ERANGE));
+    let is_ending = AtomicBool::new(true);
+    let task = Task::Sum { extents };
+    assert_eq!(payload.carry_out(&task, &is_ending), Err(Errno::ECANCELED));
 }

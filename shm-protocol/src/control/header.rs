@@ -87,8 +87,12 @@ crate::layout! {
         336: max_object_bytes: u32,
         /// Most sessions at a time.
         340: max_sessions: u32,
+        /// A reader compares one acquired object in this many with its sum; 1 = every one, 0 = none.
+        344: check_every: u32,
         /// Zero.
-        344: reserved_344: [u64; 469],
+        348: reserved_348: u32,
+        /// Zero.
+        352: reserved_352: [u64; 468],
     }
 }
 
@@ -137,6 +141,8 @@ pub struct HeaderInit {
     pub payload_len: u64,
     /// Most sessions at a time.
     pub max_sessions: u32,
+    /// A reader compares one acquired object in this many with its sum; 0 = none. Not 0 only with sums.
+    pub check_every: u32,
 }
 
 /// Piece of the payload that an engine may register by itself.
@@ -214,6 +220,11 @@ impl HeaderView {
             offset_of!(ControlHeader, entries_offset),
             g.entries_offset(),
         );
+        set64(
+            offset_of!(ControlHeader, sums_offset),
+            g.sums_offset().unwrap_or(0),
+        );
+        set32(offset_of!(ControlHeader, check_every), init.check_every);
         set32(offset_of!(ControlHeader, max_probe), MAX_PROBE);
         set32(offset_of!(ControlHeader, align_bytes), init.align_bytes);
         set64(offset_of!(ControlHeader, hash_k0), init.hash_secret.k0);
@@ -246,9 +257,11 @@ impl HeaderView {
                 expected: ABI_HASH,
             });
         }
+        let sums_offset = word!(self, u64, sums_offset).load(Ordering::Relaxed);
         let geometry = Geometry {
             entry_count: word!(self, u32, entry_count).load(Ordering::Relaxed),
             buckets_log2: word!(self, u32, buckets_log2).load(Ordering::Relaxed),
+            has_sums: sums_offset != 0,
         };
         let checks = [
             (
@@ -271,11 +284,23 @@ impl HeaderView {
                 u64::from(self.align_bytes()),
                 self.align_bytes().is_power_of_two(),
             ),
+            (
+                "check_every",
+                u64::from(self.check_every()),
+                geometry.has_sums || self.check_every() == 0,
+            ),
         ];
         for (field, value, is_allowed) in checks {
             if !is_allowed {
                 return Err(ControlError::Field { field, value });
             }
+        }
+        // After the other fields, from which the place is computed.
+        if sums_offset != geometry.sums_offset().unwrap_or(0) {
+            return Err(ControlError::Field {
+                field: "sums_offset",
+                value: sums_offset,
+            });
         }
         Ok(geometry)
     }
@@ -347,6 +372,11 @@ impl HeaderView {
     /// Length of the payload in bytes.
     pub fn payload_len(&self) -> u64 {
         word!(self, u64, payload_len).load(Ordering::Relaxed)
+    }
+
+    /// A reader compares one acquired object in this many with its sum; 0 = none.
+    pub fn check_every(&self) -> u32 {
+        word!(self, u32, check_every).load(Ordering::Relaxed)
     }
 
     /// The view that the header stands in.

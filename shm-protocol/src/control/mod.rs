@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0        4096                    4096 + buckets x 64
-//! | header | buckets (64 B each)   | entries (64 B each) |
+//! | header | buckets (64 B each)   | entries (64 B each) | sums (8 B an entry), unless integrity is off |
 //! ```
 //!
 //! [`reader`] finds and verifies keys in it without a lock and without waiting; [`writer`] publishes and
@@ -30,6 +30,8 @@ pub struct Geometry {
     pub entry_count: u32,
     /// Buckets are two to this power.
     pub buckets_log2: u32,
+    /// Whether there is a sum for each entry.
+    pub has_sums: bool,
 }
 
 /// Buckets that one key may lie away from its home, home included.
@@ -37,13 +39,19 @@ pub const MAX_PROBE: u32 = 8;
 
 impl Geometry {
     /// The geometry for `entry_count` entries: the next power of two of buckets from `entry_count / 3.5` on,
-    /// so that a full index has 1.75 to 3.5 keys in a bucket of 7.
+    /// so that a full index has 1.75 to 3.5 keys in a bucket of 7. Without sums.
     pub fn for_entries(entry_count: u32) -> Geometry {
         let least = (u64::from(entry_count) * 2).div_ceil(7).max(1);
         Geometry {
             entry_count,
             buckets_log2: least.next_power_of_two().trailing_zeros(),
+            has_sums: false,
         }
+    }
+
+    /// The same tables, with or without sums.
+    pub fn with_sums(self, has_sums: bool) -> Geometry {
+        Geometry { has_sums, ..self }
     }
 
     /// Offset of the first bucket, in bytes.
@@ -61,8 +69,21 @@ impl Geometry {
         self.buckets_offset() + self.bucket_count() * size_of::<bucket::Bucket>() as u64
     }
 
+    /// Offset of the sums, in bytes; `None` without sums.
+    pub fn sums_offset(&self) -> Option<u64> {
+        self.has_sums.then(|| self.entries_end())
+    }
+
     /// Length of the segment, in bytes.
     pub fn segment_len(&self) -> u64 {
+        let sums_bytes = match self.has_sums {
+            true => (u64::from(self.entry_count) * 8).next_multiple_of(64),
+            false => 0,
+        };
+        self.entries_end() + sums_bytes
+    }
+
+    fn entries_end(&self) -> u64 {
         self.entries_offset() + u64::from(self.entry_count) * size_of::<entry::Entry>() as u64
     }
 }
@@ -104,6 +125,7 @@ pub enum ControlError {
 struct Tables {
     buckets: Words,
     entries: Words,
+    sums: Option<Words>,
     bucket_mask: u64,
     entry_count: u32,
     max_probe: u32,
@@ -120,6 +142,10 @@ impl Tables {
                 geometry.entries_offset(),
                 u64::from(geometry.entry_count) * entry::WORDS as u64,
             )?,
+            sums: match geometry.sums_offset() {
+                Some(offset) => Some(view.words(offset, u64::from(geometry.entry_count))?),
+                None => None,
+            },
             bucket_mask: geometry.bucket_count() - 1,
             entry_count: geometry.entry_count,
             max_probe,
@@ -139,6 +165,13 @@ mod tests {
             assert!(load <= 3.5, "{n}: {load}");
             assert!(n < 8 || load > 1.74, "{n}: {load}");
             assert_eq!(g.segment_len() % 64, 0);
+            let with_sums = g.with_sums(true);
+            assert_eq!(
+                (g.sums_offset(), with_sums.sums_offset()),
+                (None, Some(g.segment_len()))
+            );
+            assert_eq!(with_sums.segment_len() % 64, 0);
+            assert!(with_sums.segment_len() - g.segment_len() >= u64::from(n) * 8);
         }
         assert_eq!(Geometry::for_entries(1 << 20).buckets_log2, 19);
     }

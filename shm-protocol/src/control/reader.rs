@@ -12,6 +12,7 @@ use super::{ControlError, Tables, bucket, entry};
 use crate::extent::Extent;
 use crate::id::EntryNumber;
 use crate::key::{HashSecret, Key, KeyHash};
+use crate::sum::Sum;
 use crate::sync::{Ordering, fence};
 use crate::view::View;
 
@@ -119,6 +120,15 @@ impl IndexReader {
             .entries
             .get(entry.index() * entry::WORDS + entry::SEQ)
             .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// The sum of a pinned entry's object, if there is one yet. Only under a pin that holds (after R5).
+    #[inline]
+    pub fn sum(&self, entry: EntryNumber) -> Option<Sum> {
+        let sums = self.tables.sums.as_ref()?;
+        // Relaxed: the pin keeps the word from being cleared, and what it held for an earlier generation was cleared
+        // before the publication that R1 saw.
+        Sum::from_word(sums.get(entry.index())?.load(Ordering::Relaxed))
     }
 
     /// Number of entries.

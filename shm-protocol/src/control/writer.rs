@@ -12,6 +12,7 @@ use super::{ControlError, Tables, bucket, entry};
 use crate::extent::Extent;
 use crate::id::EntryNumber;
 use crate::key::{HashSecret, KEY_WORDS, Key, KeyHash};
+use crate::sum::Sum;
 use crate::sync::{Ordering, fence};
 use crate::view::View;
 use thiserror::Error;
@@ -131,7 +132,7 @@ impl IndexWriter {
         }
     }
 
-    /// Writes key and extent of an entry that is not readable (step D5).
+    /// Writes key and extent of an entry that is not readable, and takes its old sum away (step D5).
     pub fn write_fields(&mut self, entry: EntryNumber, key: &Key, extent: Extent) {
         // Release: a reader that sees one of these fields also sees the unpublish before it. The SeqCst fence
         // of the scan implies it; it stands here as documentation.
@@ -142,6 +143,31 @@ impl IndexWriter {
             self.entry_word(entry, entry::KEY + i)
                 .store(*word, Ordering::Relaxed);
         }
+        self.set_sum(entry, None);
+    }
+
+    /// Stores the sum of an entry's object, before its publication or while it is readable; nothing without sums.
+    ///
+    /// Relaxed: a reader loads it under a pin that holds. D5 cleared it before the publication that the reader saw
+    /// (D6, R1), and clears it again only after a scan that saw the pin gone (R7, D3), so the reader sees 0 or the sum of
+    /// exactly this generation; the word orders nothing else.
+    pub fn set_sum(&mut self, entry: EntryNumber, sum: Option<Sum>) {
+        if let Some(sums) = &self.tables.sums {
+            sums.at(entry.index())
+                .store(Sum::to_word(sum), Ordering::Relaxed);
+        }
+    }
+
+    /// The sum of an entry's object, if it has one.
+    pub fn sum(&self, entry: EntryNumber) -> Option<Sum> {
+        let sums = self.tables.sums.as_ref()?;
+        // Relaxed: this thread is the only writer.
+        Sum::from_word(sums.at(entry.index()).load(Ordering::Relaxed))
+    }
+
+    /// Whether entries have sums.
+    pub fn has_sums(&self) -> bool {
+        self.tables.sums.is_some()
     }
 
     /// Makes an entry readable (step D6) and gives its new sequence number.

@@ -32,7 +32,7 @@ fn assert_layout(layout: &Layout, name: &str, size: usize, fields: &[(&str, usiz
 #[test]
 fn versions_and_fingerprint_are_these() {
     assert_eq!((PROTOCOL_VERSION, LAYOUT_VERSION), (1, 1));
-    assert_eq!(ABI_HASH, 0xbd22_cf67_c5f2_b955);
+    assert_eq!(ABI_HASH, 0x412a_ae0c_197b_f12e);
     assert_eq!(
         KNOWN_HASH,
         KeyHash {
@@ -118,7 +118,9 @@ fn the_control_header_stands_like_this() {
             ("region_len", 328, 8),
             ("max_object_bytes", 336, 4),
             ("max_sessions", 340, 4),
-            ("reserved_344", 344, 3752),
+            ("check_every", 344, 4),
+            ("reserved_348", 348, 4),
+            ("reserved_352", 352, 3744),
         ],
     );
 }

@@ -12,6 +12,7 @@ use hostkv_shm_protocol::view::loom_words::LoomWords;
 use loom::thread;
 
 const GEOMETRY: Geometry = Geometry {
+    has_sums: false,
     entry_count: 2,
     buckets_log2: 1,
 };

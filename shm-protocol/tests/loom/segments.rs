@@ -58,6 +58,7 @@ pub struct Control {
 impl Control {
     pub fn new(entry_count: u32, fields: Fields) -> Control {
         let geometry = Geometry {
+            has_sums: false,
             entry_count,
             buckets_log2: 0,
         };

@@ -60,6 +60,7 @@ pub struct Control {
 impl Control {
     pub fn new(entry_count: u32, buckets_log2: u32) -> Control {
         let geometry = Geometry {
+            has_sums: false,
             entry_count,
             buckets_log2,
         };
@@ -76,6 +77,7 @@ impl Control {
                 hash_secret: HashSecret { k0: 5, k1: 6 },
                 payload_len: 1 << 30,
                 max_sessions: 4,
+                check_every: 0,
             });
         Control { heap, geometry }
     }

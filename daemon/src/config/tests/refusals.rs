@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 28] = [
+const BAD: [(&str, &[&str]); 29] = [
     (
         "socket",
         &[
@@ -47,6 +47,7 @@ const BAD: [(&str, &[&str]); 28] = [
     ("max-keyspaces", &["0", "1048577"]),
     ("keyspace-quota", &["0", "1.01", "-0.5", "nan", "half"]),
     ("spin-us", &["51", "-1", "0.5"]),
+    ("integrity", &["on", "crc", ""]),
     ("prometheus-host", &["localhost", "", "127.0.0.1:9090"]),
     ("prometheus-port", &["65536", "-1", "http"]),
 ];

@@ -50,6 +50,12 @@ enum Step {
         key: u64,
     },
     Slice,
+    /// The loop hands the jobs to the workers.
+    Take,
+    /// A worker has done one.
+    Work {
+        which: usize,
+    },
     Tick {
         ms: u64,
     },
@@ -74,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (client.clone(), 0..SLOTS).prop_map(|(client, slot)| Step::Unpin { client, slot }),
         2 => (client.clone(), 0..KEYS).prop_map(|(client, key)| Step::Touch { client, key }),
         3 => Just(Step::Slice),
+        4 => Just(Step::Take),
+        4 => (0_usize..4).prop_map(|which| Step::Work { which }),
         2 => (1_u64..1500).prop_map(|ms| Step::Tick { ms }),
         1 => (client, any::<bool>()).prop_map(|(client, bye)| Step::Die { client, bye }),
     ]
@@ -90,6 +98,16 @@ fn range(answer: &ReservedItem, len_bytes: u32) -> Range {
 /// A reservation's operation, its keys with their lengths, and the answers.
 type OpenReservation = (OpId, Vec<(u64, u32)>, Vec<ReservedItem>);
 
+/// A commit that waits for workers.
+struct Waiting {
+    /// Its session, and the place of the writer that waits for it; `None` once that has died.
+    session: SessionId,
+    who: Option<usize>,
+    ticket: Ticket,
+    keys: Vec<(u64, u32)>,
+    answers: Vec<ReservedItem>,
+}
+
 struct Writer {
     client: Client,
     open: Vec<OpenReservation>,
@@ -104,10 +122,19 @@ struct World {
     writers: Vec<Writer>,
     /// Committed and not removed: the extent and length of the last commit.
     committed: BTreeMap<u64, Range>,
+    waiting: Vec<Waiting>,
+    integrity: Integrity,
+    /// Jobs that workers have.
+    jobs: Vec<Job>,
 }
 
 impl World {
-    fn new(write_ttl_ns: Option<u64>, slice_ns: u32, keyspace_quota: Option<f64>) -> World {
+    fn new(
+        write_ttl_ns: Option<u64>,
+        slice_ns: u32,
+        keyspace_quota: Option<f64>,
+        integrity: Integrity,
+    ) -> World {
         let mut pool = Pool::new(Options {
             units: 40,
             entries: 28,
@@ -116,6 +143,7 @@ impl World {
             max_reserved_ratio: 0.4,
             slice_ns,
             keyspace_quota,
+            integrity,
             ..Options::default()
         });
         let anchor = pool.client();
@@ -126,6 +154,9 @@ impl World {
             keyspace,
             writers,
             committed: BTreeMap::new(),
+            waiting: Vec::new(),
+            integrity,
+            jobs: Vec::new(),
         }
     }
 
@@ -156,6 +187,16 @@ impl World {
                     if answer.status == Status::Ok {
                         assert!(!overlaps(range(answer, *len)), "granted {granted:?} twice");
                     }
+                }
+            }
+        }
+        for commit in &self.waiting {
+            for ((_, len), answer) in commit.keys.iter().zip(&commit.answers) {
+                if answer.status == Status::Ok {
+                    assert!(
+                        !overlaps(range(answer, *len)),
+                        "granted {granted:?} while it is being committed"
+                    );
                 }
             }
         }
@@ -231,21 +272,25 @@ impl World {
                     return;
                 }
                 let (op_id, keys, answers) = writer.open.swap_remove(which);
-                let who = writer.client;
-                let outcome = self.pool.commit(who, op_id, &answers);
-                if outcome.contains(&Status::Expired) {
-                    assert!(outcome.iter().all(|status| *status == Status::Expired));
-                    return;
+                let session = writer.client.id;
+                let held = held(op_id, &answers);
+                let outcome = self.pool.store.commit(session, &held, self.pool.now);
+                match outcome.unwrap() {
+                    Outcome::Done(items) => self.stored(&keys, &answers, &outcomes(&items)),
+                    Outcome::Parked(ticket) => self.waiting.push(Waiting {
+                        session,
+                        who: Some(client),
+                        ticket,
+                        keys,
+                        answers,
+                    }),
                 }
-                assert!(
-                    outcome.iter().all(|status| *status == Status::Ok),
-                    "{outcome:?}"
-                );
-                for ((number, len), answer) in keys.iter().zip(&answers) {
-                    if answer.status == Status::Ok {
-                        self.committed.insert(*number, range(answer, *len));
-                        assert!(self.pool.find(&key(keyspace, *number)).is_some());
-                    }
+            }
+            Step::Take => self.jobs.extend(self.pool.store.take_jobs()),
+            Step::Work { which } => {
+                if which < self.jobs.len() {
+                    let job = self.jobs.swap_remove(which);
+                    self.work(&job);
                 }
             }
             Step::Abort { client, which } => {
@@ -323,11 +368,77 @@ impl World {
                 };
                 let fresh = World::writer(&mut self.pool);
                 let dead = std::mem::replace(&mut self.writers[client], fresh);
+                for commit in &mut self.waiting {
+                    if commit.who == Some(client) && commit.session == dead.client.id {
+                        commit.who = None;
+                    }
+                }
                 self.pool
                     .store
                     .close_session(dead.client.id, end, self.pool.now);
             }
         }
+    }
+
+    /// A commit was carried out.
+    fn stored(&mut self, keys: &[(u64, u32)], answers: &[ReservedItem], outcome: &[Status]) {
+        if outcome.contains(&Status::Expired) {
+            assert!(outcome.iter().all(|status| *status == Status::Expired));
+            return;
+        }
+        assert!(
+            outcome.iter().all(|status| *status == Status::Ok),
+            "{outcome:?}"
+        );
+        for ((number, len), answer) in keys.iter().zip(answers) {
+            if answer.status == Status::Ok {
+                self.committed.insert(*number, range(answer, *len));
+                assert!(self.pool.find(&key(self.keyspace, *number)).is_some());
+            }
+        }
+    }
+
+    /// A worker has done a job; what became readable by it was waiting, and whoever lives is answered.
+    fn work(&mut self, job: &Job) {
+        let resumed = self.pool.do_job(job);
+        let is_done = |commit: &Waiting| {
+            let is_there = |((number, len), answer): (&(u64, u32), &ReservedItem)| {
+                answer.status == Status::Ok
+                    && self
+                        .pool
+                        .find(&key(self.keyspace, *number))
+                        .is_some_and(|found| {
+                            found.entry == answer.entry
+                                && found.seq == answer.generation
+                                && found.extent.len_bytes == *len
+                        })
+            };
+            commit.keys.iter().zip(&commit.answers).any(is_there)
+        };
+        let Some(at) = self.waiting.iter().position(is_done) else {
+            assert_eq!(resumed, None);
+            return;
+        };
+        let commit = self.waiting.remove(at);
+        let granted = commit
+            .answers
+            .iter()
+            .filter(|answer| answer.status == Status::Ok);
+        let outcome = vec![Status::Ok; granted.count()];
+        match resumed {
+            Some(resumed) => {
+                assert_eq!(
+                    (resumed.session, resumed.ticket),
+                    (commit.session, commit.ticket)
+                );
+                let ResumedAnswer::Committed(items) = resumed.answer else {
+                    panic!("a commit is answered as {:?}", resumed.answer);
+                };
+                assert_eq!(outcomes(&items), outcome);
+            }
+            None => assert_eq!(commit.who, None, "a living writer is not answered"),
+        }
+        self.stored(&commit.keys, &commit.answers, &outcome);
     }
 
     fn check(&mut self) {
@@ -348,10 +459,23 @@ impl World {
                 found.extent.offset_units + found.extent.len_bytes.div_ceil(ALIGN),
                 known.1
             );
+            let summed = self.pool.reader.sum(found.entry);
+            assert!(
+                summed.is_none_or(|summed| summed == sum(found.extent)),
+                "key {number} has another object's sum"
+            );
+            if self.integrity == Integrity::Full {
+                assert!(summed.is_some(), "key {number} is readable without a sum");
+            }
         }
     }
 
     fn finish(mut self) {
+        self.jobs.extend(self.pool.store.take_jobs());
+        while let Some(job) = self.jobs.pop() {
+            self.work(&job);
+        }
+        assert!(self.waiting.is_empty(), "a commit was never carried out");
         for _ in 0..10_000 {
             if !self.pool.store.has_work() {
                 break;
@@ -412,8 +536,9 @@ proptest! {
         ttl in prop_oneof![Just(None), Just(Some(SECOND))],
         slice_ns in prop_oneof![Just(1), Just(500), Just(3000), Just(SLICE_NS)],
         keyspace_quota in prop_oneof![Just(None), Just(Some(0.1)), Just(Some(0.5))],
+        integrity in prop_oneof![Just(Integrity::Off), Just(Integrity::Full)],
     ) {
-        let mut world = World::new(ttl, slice_ns, keyspace_quota);
+        let mut world = World::new(ttl, slice_ns, keyspace_quota, integrity);
         for step in steps {
             world.run(step);
             world.check();

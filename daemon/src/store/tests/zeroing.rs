@@ -52,10 +52,11 @@ impl Bytes {
             panic!("not a job of this test");
         };
         self.payload[offset_bytes as usize..][..len_bytes as usize].fill(0);
-        self.pool.store.job_ended(JobEnd {
+        let end = JobEnd {
             id: job.id,
-            outcome: Ok(()),
-        });
+            outcome: Ok(Vec::new()),
+        };
+        assert_eq!(self.pool.store.job_ended(end, self.pool.now), None);
     }
 
     /// Runs slices and jobs until nothing is left to do; what was resumed on the way.
@@ -218,10 +219,11 @@ fn an_extent_that_could_not_be_zeroed_is_never_granted_again() {
     let given_back = held(op_id, &answers);
     bytes.pool.store.abort(client.id, &given_back, 0).unwrap();
     bytes.fetch();
-    bytes.pool.store.job_ended(JobEnd {
+    let end = JobEnd {
         id: bytes.jobs.remove(0).id,
         outcome: Err(nix::errno::Errno::EIO),
-    });
+    };
+    bytes.pool.store.job_ended(end, bytes.pool.now);
     assert_eq!(bytes.pool.store.gauges().used_bytes, u64::from(ALIGN));
     bytes.audited();
 }

@@ -1,0 +1,96 @@
+//! Commits that wait for workers: with `--integrity full` an object has its sum before it can be read.
+//!
+//! ```text
+//!   COMMIT --> entries leave their reservation, owned by nobody, still charged --> jobs --> all of them are over -->
+//!          --> published, the last first, and answered
+//! ```
+//!
+//! From the moment its COMMIT was taken up nothing stops a commit but the daemon's end: no abort, no time to live and no
+//! death reaches its entries. A session that ends leaves its commits behind with their charge, and they are published as
+//! if it lived.
+
+use super::ledger::Reservation;
+use super::parked::Ticket;
+use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
+use hostkv_shm_protocol::sum::Sum;
+use hostkv_shm_protocol::wire::reply::CommittedItem;
+
+/// One entry that is to be published.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) entry: EntryNumber,
+    /// Where its answer stands.
+    pub(super) at: usize,
+    pub(super) sum: Option<Sum>,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+pub(super) struct WaitingCommit {
+    pub(super) ticket: Ticket,
+    pub(super) session: SessionId,
+    pub(super) op_id: OpId,
+    /// Answers so far; those of `items` are still to be given.
+    pub(super) answers: Vec<CommittedItem>,
+    /// What is to be published, in the order in which it will be: the last of the request first.
+    pub(super) items: Vec<Item>,
+    /// Items that a worker still has.
+    pub(super) undone: usize,
+    /// Bytes of its extents, rounded up to the alignment.
+    pub(super) bytes: u64,
+    /// The reservation, once its session has ended.
+    pub(super) left_behind: Option<Reservation>,
+}
+
+/// All commits that wait, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    waiting: Vec<WaitingCommit>,
+}
+
+impl Commits {
+    /// Puts a commit behind the others.
+    pub(super) fn add(&mut self, commit: WaitingCommit) {
+        self.waiting.push(commit);
+    }
+
+    /// The commit of this ticket.
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut WaitingCommit> {
+        self.waiting
+            .iter_mut()
+            .find(|commit| commit.ticket == ticket)
+    }
+
+    /// Takes the commit of this ticket out.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<WaitingCommit> {
+        let at = self
+            .waiting
+            .iter()
+            .position(|commit| commit.ticket == ticket)?;
+        Some(self.waiting.remove(at))
+    }
+
+    /// The commits of a session.
+    pub(super) fn of_session(&self, session: SessionId) -> impl Iterator<Item = &WaitingCommit> {
+        self.waiting
+            .iter()
+            .filter(move |commit| commit.session == session)
+    }
+
+    /// The newest commit of one operation.
+    pub(super) fn last_of(
+        &mut self,
+        session: SessionId,
+        op_id: OpId,
+    ) -> Option<&mut WaitingCommit> {
+        self.waiting
+            .iter_mut()
+            .rev()
+            .find(|commit| (commit.session, commit.op_id) == (session, op_id))
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &WaitingCommit> {
+        self.waiting.iter()
+    }
+}
