@@ -134,6 +134,8 @@ impl<'a> Bench<'a> {
             .map_or(0, |since| since.as_nanos());
         let keyspace = session.open_keyspace(&KeyspaceConfig {
             model_name: format!("hostkv-bench-{}-{nonce:x}", std::process::id()),
+            // A tenant of its own, for a daemon that asks one of everybody.
+            cache_salt: format!("{nonce:x}"),
             ..KeyspaceConfig::default()
         })?;
         Ok(Bench {

@@ -222,6 +222,50 @@ fn a_salt_comes_from_the_environment_or_a_file_and_shows_nowhere() {
 }
 
 #[test]
+fn a_daemon_that_asks_a_salt_of_everybody_has_it_named_and_is_measured_all_the_same() {
+    let daemon = Daemon::start(&["--require-salt"]);
+    let value = file(b"x");
+    let bare = run(&daemon, &["put", "m/0/0/01", path(&value)]);
+    assert!(bare.stderr.contains("--require-salt"), "{bare:?}");
+    let salt_file = file(b"salt");
+    let salted = [
+        "put",
+        "m/0/0/01",
+        path(&value),
+        "--salt-file",
+        path(&salt_file),
+    ];
+    run(&daemon, &salted).done();
+    run(&daemon, &["bench", "--seconds", "1"]).done();
+    assert_eq!(daemon.audit().object_count, 1);
+    daemon.finish();
+}
+
+#[test]
+fn an_object_goes_through_named_pipes_too() {
+    let daemon = Daemon::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let name = pipe.to_str().unwrap();
+    let bytes = object(300_000);
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| run(&daemon, &["put", "m/0/0/01", name]));
+        std::fs::write(&pipe, &bytes).unwrap();
+        put.join().unwrap().done();
+    });
+    let (ran, got) = std::thread::scope(|scope| {
+        let get = scope.spawn(|| run(&daemon, &["get", "m/0/0/01", "-o", name]));
+        let got = std::fs::read(&pipe).unwrap();
+        (get.join().unwrap(), got)
+    });
+    ran.done();
+    assert!(got == bytes, "the pipe gave {} bytes", got.len());
+    assert!(std::fs::metadata(&pipe).is_ok_and(|found| !found.is_file()));
+    daemon.finish();
+}
+
+#[test]
 fn clear_asks_where_it_can_and_refuses_where_it_can_not() {
     let daemon = Daemon::start(&[]);
     for key in ["m/0/0/01", "n/0/0/01", "n/0/0/02"] {
