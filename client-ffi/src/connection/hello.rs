@@ -26,7 +26,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::OsString;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -57,15 +57,16 @@ pub(crate) struct Opened {
 }
 
 /// The socket that a session uses: the configured one, `HOSTKV_SOCKET`, the user's runtime directory, `/run`;
-/// the first that is set, or exists.
+/// the first that is set, or exists, or else the first in a folder that this user may not look into: connecting to it
+/// then says that rights are missing, and not that nobody serves.
 pub(crate) fn socket_path(configured: Option<&Path>) -> Result<PathBuf, ConnectionError> {
-    choose_socket(configured, |name| std::env::var_os(name), Path::exists)
+    choose_socket(configured, |name| std::env::var_os(name), Path::try_exists)
 }
 
 fn choose_socket(
     configured: Option<&Path>,
     variable: impl Fn(&str) -> Option<OsString>,
-    exists: impl Fn(&Path) -> bool,
+    exists: impl Fn(&Path) -> io::Result<bool>,
 ) -> Result<PathBuf, ConnectionError> {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     if let Some(path) = configured {
@@ -79,9 +80,12 @@ fn choose_socket(
         .into_iter()
         .chain([PathBuf::from("/run/hostkv/hostkv.sock")])
         .collect();
+    let is_there = |path: &&PathBuf| matches!(exists(path), Ok(true));
+    let is_hidden = |path: &&PathBuf| matches!(exists(path), Err(error) if error.kind() == io::ErrorKind::PermissionDenied);
     usual
         .iter()
-        .find(|path| exists(path))
+        .find(is_there)
+        .or_else(|| usual.iter().find(is_hidden))
         .cloned()
         .ok_or_else(|| ConnectionError::NoDaemon {
             path: usual
@@ -424,8 +428,8 @@ mod tests {
             }
         };
         let all = &[("HOSTKV_SOCKET", "/e.sock"), ("XDG_RUNTIME_DIR", "/u")];
-        let nothing = |_: &Path| false;
-        let everything = |_: &Path| true;
+        let nothing = |_: &Path| Ok(false);
+        let everything = |_: &Path| Ok(true);
         let path = |text: &str| Ok(PathBuf::from(text));
         assert_eq!(
             choose_socket(Some(Path::new("/c")), variables(all), everything),
@@ -441,7 +445,23 @@ mod tests {
             path("/u/hostkv/hostkv.sock")
         );
         assert_eq!(
-            choose_socket(None, variables(user), |p| p.starts_with("/run")),
+            choose_socket(None, variables(user), |p| Ok(p.starts_with("/run"))),
+            path("/run/hostkv/hostkv.sock")
+        );
+        // What can't be looked at is taken only when nothing is there.
+        let hidden = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert_eq!(
+            choose_socket(None, variables(user), |p| match p.starts_with("/run") {
+                true => Ok(true),
+                false => hidden(),
+            }),
+            path("/run/hostkv/hostkv.sock")
+        );
+        assert_eq!(
+            choose_socket(None, variables(user), |p| match p.starts_with("/run") {
+                true => hidden(),
+                false => Ok(false),
+            }),
             path("/run/hostkv/hostkv.sock")
         );
         let error = choose_socket(None, variables(user), nothing).unwrap_err();
