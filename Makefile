@@ -1,6 +1,6 @@
 # What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
 
-.PHONY: help build install uninstall demo test torture bench format lint clean
+.PHONY: help build install uninstall deb demo test torture bench format lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,6 +14,9 @@ install: ## what was built, with PREFIX (/usr/local), LIBDIR, SYSCONFDIR and DES
 
 uninstall: ## take it away again, with the same variables
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' SYSCONFDIR='$(SYSCONFDIR)' scripts/install-files.sh uninstall
+
+deb: build ## the Debian packages hostkvd, libhostkv0 and libhostkv-dev, in target/debian
+	@scripts/build-debs.sh
 
 demo: ## a real engine on the cache: installs, builds and shows everything (HOSTKV_DEMO_MODEL, HOSTKV_DEMO_TOKENS)
 	@scripts/demo.sh

@@ -42,6 +42,10 @@ group_test() {
   need mandoc has mandoc
   need man-db has man
   need systemd has systemd-analyze
+  # For the Debian packages, in a clean Debian.
+  need dpkg-dev has dpkg-architecture
+  need lintian has lintian
+  need mmdebstrap has mmdebstrap
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff
   need chromium has chromium

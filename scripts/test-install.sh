@@ -33,6 +33,9 @@ check() {
   fi
 }
 
+# refused COMMAND…: succeeds when it fails; a `!` would not count inside a check.
+refused() { if "$@"; then return 1; fi; }
+
 # check_with TOOL NAME COMMAND…: skips where there is no such program.
 check_with() {
   local tool=$1
@@ -85,7 +88,7 @@ with_pkg_config() {
   read -ra flags <<<"$("${words[@]}" "hostkv >= 0.1" "hostkv < 1")"
   "${compiler[@]}" -Wall -Werror "$source" -o "$work/program" "${flags[@]}"
   if [[ $3 == static ]]; then
-    ! readelf -d "$work/program" | grep NEEDED
+    refused grep NEEDED <(readelf -d "$work/program")
   else
     readelf -d "$work/program" | grep -F '[libhostkv.so.0]'
   fi
@@ -109,7 +112,7 @@ with_cmake() {
   cmake --build "$build"
   for program in roundtrip-c roundtrip-cpp; do
     if [[ $2 == ON ]]; then
-      ! readelf -d "$build/$program" | grep hostkv
+      refused grep hostkv <(readelf -d "$build/$program")
     else
       readelf -d "$build/$program" | grep -F '[libhostkv.so.0]'
     fi
@@ -132,7 +135,7 @@ check_with cmake "the CMake files work in a tree that was moved" moved
 refuses_1_0() {
   mkdir -p "$work/refuses"
   printf 'cmake_minimum_required(VERSION 3.16)\nproject(x C)\nfind_package(hostkv %s REQUIRED)\n' "$1" >"$work/refuses/CMakeLists.txt"
-  ! cmake -S "$work/refuses" -B "$work/refuses/build" "-DCMAKE_PREFIX_PATH=$prefix"
+  refused cmake -S "$work/refuses" -B "$work/refuses/build" "-DCMAKE_PREFIX_PATH=$prefix"
   grep -q "version: 0\." "$work/log"
 }
 check_with cmake "find_package refuses a later version and names its own" refuses_1_0 0.99

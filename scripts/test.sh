@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install instructions prometheus status_page demo)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page demo)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -65,6 +65,8 @@ step_examples() {
 }
 
 step_install() { scripts/test-install.sh; }
+
+step_deb() { scripts/test-deb.sh; }
 
 step_instructions() { scripts/count-instructions.sh; }
 
