@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Does the worst that one host allows to hostkv for MINUTES (80 when not given): the faults, then the models in full,
-# then what time is left fuzzing.
+# Does the worst that one host allows to hostkv for MINUTES (80 when not given): the faults for five eighths of the time,
+# the models in full, the sanitizers, and fuzzing for what is left.
 #
-#   scripts/torture.sh                       80 minutes, a seed from the clock
-#   MINUTES=10 SEED=7 ONLY=F1,F7 scripts/torture.sh
+#   scripts/torture.sh                                80 minutes, a seed from the clock
+#   MINUTES=10 SEED=7 scripts/torture.sh              less than 20 minutes are for the faults alone
+#   MINUTES=5 ONLY=F1,F7 scripts/torture.sh           these faults alone
 #
 # Prints the seed, the rates, what was not reached in the time, and the table of faults. The exit code is 1 when
 # anything was violated.
@@ -11,50 +12,59 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 minutes=${MINUTES:-80}
-[[ $minutes =~ ^[0-9]+$ && $minutes -gt 0 ]] || { echo "torture: MINUTES is '$minutes', not a whole number above 0" >&2; exit 2; }
+[[ $minutes =~ ^[1-9][0-9]{0,5}$ ]] || { echo "torture: MINUTES is '$minutes', not a whole number above 0" >&2; exit 2; }
 target=${CARGO_TARGET_DIR:-target}
 
 scripts/install.sh test || exit 1
 cargo build --release --locked -p hostkv-daemon -p hostkv-tests || exit 1
 
 begin=$SECONDS
-budget=$((minutes * 60))
+left() { echo $((minutes * 60 - (SECONDS - begin))); }
 outcomes=() failed=0
-# The faults take four fifths of the time; short runs give it all to them.
-share=$minutes
-((minutes >= 20)) && share=$((minutes * 4 / 5))
 
+# note NAME CODE: keeps how a part ended; 124 is the end of its time, which is no finding.
 note() {
-  local name=$1 code=$2
-  case $code in
-    0) outcomes+=("$name: passed") ;;
-    77) outcomes+=("$name: SKIPPED") ;;
-    *) outcomes+=("$name: FAILED (exit code $code)"); failed=1 ;;
+  case $2 in
+    0) outcomes+=("$1: passed") ;;
+    77) outcomes+=("$1: SKIPPED on this machine") ;;
+    124) outcomes+=("$1: nothing found in its time, not finished") ;;
+    *) outcomes+=("$1: FAILED (exit code $2)"); failed=1 ;;
   esac
 }
 
+# part NAME SECONDS COMMAND…: runs it for at most so long; a part that the time does not reach is named.
+part() {
+  local name=$1 seconds=$2
+  shift 2
+  [[ -x $1 ]] || { outcomes+=("$name: SKIPPED, there is no $1"); return; }
+  ((seconds >= 60)) || { outcomes+=("$name: not reached in this time"); return; }
+  printf '\n== %s, at most %d s\n' "$name" "$seconds"
+  timeout --kill-after=30 "$seconds" "$@"
+  note "$name" $?
+}
+
+share=$minutes
+((minutes >= 20)) && share=$((minutes * 5 / 8))
 arguments=(--minutes "$share")
 [[ -n ${SEED-} ]] && arguments+=(--seed "$SEED")
 [[ -n ${ONLY-} ]] && arguments+=(--only "$ONLY")
 "$target/release/hostkv-torture" "${arguments[@]}"
 note faults $?
 
-left() { echo $((budget - (SECONDS - begin))); }
-
-# A part that the time does not reach is named, not left out in silence.
-for part in models fuzz; do
-  script=scripts/$part.sh
-  [[ -x $script ]] || continue
-  seconds=$(left)
-  if ((seconds < 60)); then
-    outcomes+=("$part: not reached in this time")
-    continue
+if [[ -z ${ONLY-} ]]; then
+  HOSTKV_MODEL_FULL=1 part models $(($(left) / 2)) scripts/models.sh
+  for tool in address thread miri; do
+    part "sanitizer $tool" $(($(left) / 3)) scripts/sanitize.sh "$tool"
+  done
+  # Two targets at a time, and two minutes to build them.
+  targets=$(scripts/fuzz.sh --list 2>/dev/null | wc -l)
+  each=$((($(left) - 120) * 2 / (targets > 0 ? targets : 1)))
+  if ((each >= 10)); then
+    part fuzz "$(left)" scripts/fuzz.sh --seconds "$each"
+  else
+    outcomes+=("fuzz: not reached in this time")
   fi
-  # 124 is the end of the time, which is no finding.
-  HOSTKV_MODEL_FULL=1 HOSTKV_TORTURE_SECONDS=$seconds timeout --foreground "$seconds" "$script"
-  code=$?
-  if ((code == 124)); then outcomes+=("$part: nothing found in ${seconds} s"); else note "$part" "$code"; fi
-done
+fi
 
 printf '\n'
 printf '%s\n' "${outcomes[@]}"

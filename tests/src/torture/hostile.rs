@@ -28,7 +28,7 @@ pub static FLIPS_AND_LIES: Fault = Fault {
     run: flips_and_lies,
 };
 
-/// Lives of the hostile process in a cycle, one after the other, and how long each is.
+/// How long a hostile process lives: one a cycle.
 const LIFE: Duration = Duration::from_millis(250);
 
 fn flips_and_lies(run: &mut Run) -> Result<(), Skipped> {

@@ -49,6 +49,26 @@ const START: Duration = Duration::from_millis(100);
 
 const MIB: u64 = 1 << 20;
 
+/// Has the holder store 8 objects and keep a lease on them.
+fn hold(holder: &mut Worker) {
+    for order in [
+        "open",
+        "reserve held 8 5000",
+        "fill",
+        "commit",
+        "acquire held 8",
+    ] {
+        holder.must(order);
+    }
+}
+
+/// Has it prove its lease and end it.
+fn let_go(holder: &mut Worker) {
+    assert_eq!(holder.must("verify"), "8", "a lease lost its bytes");
+    holder.must("release");
+    holder.must("close");
+}
+
 fn under_load(run: &mut Run) -> Result<(), Skipped> {
     let mut spec = DaemonSpec::default();
     let start = |_: usize| Worker::start_at(&spec.socket(), &[]);
@@ -61,19 +81,9 @@ fn under_load(run: &mut Run) -> Result<(), Skipped> {
         starts.add(begin.elapsed());
         if run.done() > 0 {
             // What the holder has from the pool before this one.
-            assert_eq!(holder.must("verify"), "8", "a lease lost its bytes");
-            holder.must("release");
-            holder.must("close");
+            let_go(&mut holder);
         }
-        for order in [
-            "open",
-            "reserve held 8 5000",
-            "fill",
-            "commit",
-            "acquire held 8",
-        ] {
-            holder.must(order);
-        }
+        hold(&mut holder);
         for worker in &mut loaded {
             worker.must("open");
             worker.must(&format!("load-until-death {}", run.random.below(1 << 40)));
@@ -153,15 +163,7 @@ fn in_little_memory(run: &mut Run) -> Result<(), Skipped> {
     while run.goes_on() {
         let running = daemon.take().expect("a daemon runs between two cycles");
         let mut holder = Worker::start(&running);
-        for order in [
-            "open",
-            "reserve held 8 5000",
-            "fill",
-            "commit",
-            "acquire held 8",
-        ] {
-            holder.must(order);
-        }
+        hold(&mut holder);
         let spec = running.kill();
         let named = format!("{}", holder.pid());
         let mut command = spec.command();
@@ -183,9 +185,7 @@ fn in_little_memory(run: &mut Run) -> Result<(), Skipped> {
             RawClient::connect(spec.socket()).is_err(),
             "it serves where memory does not allow it"
         );
-        assert_eq!(holder.must("verify"), "8", "a lease lost its bytes");
-        holder.must("release");
-        holder.must("close");
+        let_go(&mut holder);
         let begin = Instant::now();
         // The log goes on being read, so that the daemon never waits for a reader.
         let reader = std::thread::spawn(move || lines.map_while(Result::ok).count());

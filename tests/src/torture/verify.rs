@@ -27,7 +27,7 @@ pub static READS: Fault = Fault {
     name: "verified reads under stores, evictions, removes, clears and kills",
     required: "0 wrong bytes in 1e9 reads of whole objects; no audit finds anything",
     full_cycles: 1_000_000_000,
-    weight: 30,
+    weight: 45,
     run: verified_reads,
 };
 
@@ -47,7 +47,7 @@ const READERS: usize = 2;
 const BATCH: u32 = 64;
 
 /// How often the whole pool is cleared, and how often it is audited.
-const CLEAR_EVERY: Duration = Duration::from_millis(700);
+const CLEAR_EVERY: Duration = Duration::from_secs(2);
 const AUDIT_EVERY: Duration = Duration::from_millis(250);
 
 /// Writes that a mortal may number before its successor's numbers begin.
