@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page demo)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page demo fuzz)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -63,6 +63,9 @@ step_examples() {
     python3 scripts/hostkv_daemon.py -- sh -euc '"$1"; "$1"' sh "$program"
   done
 }
+
+# A minute for each target; the corpus is replayed on plain stable in step unit.
+step_fuzz() { scripts/fuzz.sh --seconds 60; }
 
 step_install() { scripts/test-install.sh; }
 
