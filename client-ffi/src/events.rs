@@ -16,6 +16,7 @@
 use crate::read_path::Pins;
 use crate::session::Request;
 use hostkv_shm_protocol::control::header::{HeaderView, flags};
+use hostkv_shm_protocol::control::reader::Found;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::counters::{Counter, Counters};
@@ -161,6 +162,15 @@ impl ReadEvents {
                 self.end(EventOp::Lookup, trace, caller, pins.pinned_count(), asked);
             }
             Mode::Events => {}
+        }
+    }
+
+    /// Tells the daemon of an object that is not what its sum says. Without a place it is not told: each reader misses for
+    /// itself, and the scrubber comes by.
+    #[cold]
+    pub(crate) fn report_changed(&self, found: &Found) {
+        if let Some(position) = self.ring.claim_with(|| self.owed()) {
+            self.ring.write_changed(position, found.entry, found.seq);
         }
     }
 

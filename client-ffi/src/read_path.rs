@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!   keys --prefetch all--> --locate all--> --verify all (R1, R2)--> slots, quota --R3 all--> R4 once --R5 all-->
+//!        --compare some or all with their sums-->
 //!   pins --check: seq - q <= 1--> --release: counters, touches in reverse order, R7, give slots back-->
 //! ```
 //!
@@ -24,6 +25,7 @@ use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::counters::{Counter, Counters};
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
 use hostkv_shm_protocol::lease::recency::Recency;
+use hostkv_shm_protocol::sum::sum_of;
 use hostkv_shm_protocol::sync::{AtomicU64, Ordering, fence};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::HelloReply;
@@ -37,6 +39,9 @@ const SMALL_BLOCK_KEYS: usize = 8;
 const OLD_HEARTBEAT_NS: u64 = 300_000_000;
 /// Length of a heartbeat tick in nanoseconds.
 const TICK_NS: u64 = 100_000_000;
+
+/// 2^64 divided by the golden ratio: the multiples of it, modulo 2^64, are spread evenly.
+const TURN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Whether the daemon of this session lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,11 +199,22 @@ pub(crate) struct ReadPath {
     daemon_thread_id: u32,
     align_bytes: u64,
     payload_len: u64,
+    payload: View,
+    /// One acquired object in this many is compared with its sum; 0 = none.
+    check_every: u32,
+    /// Objects acquired so far, to choose those that are compared.
+    turns: AtomicU64,
 }
 
 impl ReadPath {
     /// Checks both segments against what HELLO said.
-    pub(crate) fn new(control: View, lease: View, hello: &HelloReply) -> Result<ReadPath> {
+    /// `payload` is read only under pins, and only while the session is held.
+    pub(crate) fn new(
+        control: View,
+        lease: View,
+        payload: View,
+        hello: &HelloReply,
+    ) -> Result<ReadPath> {
         let header = HeaderView::new(control)?;
         let index = IndexReader::new(control)?;
         let geometry = LeaseGeometry::read(&lease)?;
@@ -237,6 +253,9 @@ impl ReadPath {
             daemon_thread_id: hello.daemon_thread_id,
             align_bytes: hello.align_bytes,
             payload_len: hello.capacity_bytes,
+            payload,
+            check_every: header.check_every(),
+            turns: AtomicU64::new(hello.session_id.0.wrapping_mul(TURN_FACTOR)),
         })
     }
 
@@ -321,6 +340,7 @@ impl ReadPath {
         });
         pins.items.resize(keys.len(), Item::NOT_FOUND);
         self.pin_found(is_all, pins);
+        self.leave_out_changed(is_all, pins);
         let found = pins.pinned_count() as u32;
         self.counters
             .add_read_request(found, keys.len() as u32 - found);
@@ -417,6 +437,55 @@ impl ReadPath {
             *shortage = None;
             return;
         }
+    }
+
+    /// Compares pinned objects with their sums, all or a sample, as the daemon wants it. One that has changed was not
+    /// found, the daemon is told, and without `is_all` it ends the run.
+    #[inline]
+    fn leave_out_changed(&self, is_all: bool, pins: &mut Pins) {
+        if self.check_every != 0 {
+            self.compare(is_all, pins);
+        }
+    }
+
+    fn compare(&self, is_all: bool, pins: &mut Pins) {
+        let pinned_count = pins.pinned_count() as u64;
+        // Relaxed: two threads may share turns; only the share counts.
+        let mut turn = self.turns.fetch_add(pinned_count, Ordering::Relaxed);
+        let share = u64::MAX / u64::from(self.check_every);
+        for at in 0..pins.items.len() {
+            let item = pins.items[at];
+            let Some(slot) = item.slot() else {
+                continue;
+            };
+            // Successive products are spread evenly, whatever the number of keys of a call is.
+            let is_due = turn.wrapping_mul(TURN_FACTOR) <= share;
+            turn = turn.wrapping_add(1);
+            if !is_due || !self.has_changed(&item.found) {
+                continue;
+            }
+            self.events.report_changed(&item.found);
+            if is_all {
+                pins.items[at] = Item::NOT_FOUND;
+                self.unpin([slot].into_iter());
+                continue;
+            }
+            self.unpin(pins.items[at..].iter().filter_map(Item::slot));
+            pins.items[at..].fill(Item::NOT_FOUND);
+            pins.shortage = None;
+            return;
+        }
+    }
+
+    /// Whether a pinned object is not what its sum says; without a sum it is believed.
+    fn has_changed(&self, found: &Found) -> bool {
+        let Some(expected) = self.index.sum(found.entry) else {
+            return false;
+        };
+        let Some((offset, len)) = self.byte_range(found.extent) else {
+            return false;
+        };
+        sum_of(&self.payload, offset, len).is_ok_and(|sum| sum != expected)
     }
 
     /// Takes slots for the found keys, as far as slots and quota allow, and names their entries there (up to and
@@ -519,6 +588,7 @@ impl ReadPath {
             }
         }
         self.pin_found(true, pins);
+        self.leave_out_changed(true, pins);
     }
 
     /// Clears all pins and counts nothing: the lease never came to be.

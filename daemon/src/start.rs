@@ -296,6 +296,7 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
         keyspace_quota: config.tenants.keyspace_quota,
         zeroes_on_reuse: config.tenants.zeroes_on_reuse,
         integrity: config.integrity,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
         slice_ns: SLICE_NS,
     }
 }

@@ -13,6 +13,7 @@ mod client_crash;
 mod daemon_crash;
 mod endpoint_abuse;
 mod eviction;
+mod integrity;
 mod key_messages;
 mod keyspaces;
 mod lifecycle;

@@ -66,6 +66,11 @@ fn a_hundred_thousand_reads_make_no_system_call_by_default() {
 }
 
 #[test]
+fn a_hundred_thousand_reads_make_no_system_call_when_every_object_is_compared_with_its_sum() {
+    count_system_calls(DaemonSpec::new(&["--integrity", "full"]));
+}
+
+#[test]
 fn a_hundred_thousand_reads_make_no_system_call_with_everything_on() {
     let spec = DaemonSpec::default();
     let events = spec.folder().join("events.jsonl");

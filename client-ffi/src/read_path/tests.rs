@@ -37,11 +37,19 @@ struct Pool {
     daemon_counters: Counters,
     _control: Memory,
     _lease: Memory,
+    payload: Memory,
 }
 
 impl Pool {
     fn new(slot_count: u32, quota_units: u64) -> Pool {
-        let geometry = Geometry::for_entries(4096);
+        Pool::checking(slot_count, quota_units, 0)
+    }
+
+    /// A pool whose readers compare one object in `check_every`, if that is not 0.
+    fn checking(slot_count: u32, quota_units: u64, check_every: u32) -> Pool {
+        let geometry = Geometry::for_entries(4096).with_sums(check_every != 0);
+        // Only the objects that are compared are ever read.
+        let payload = Memory::new(if check_every == 0 { 0 } else { PAYLOAD });
         let control = Memory::new(geometry.segment_len());
         let header = HeaderView::new(control.view()).unwrap();
         let instance_id = InstanceId([9; 16]);
@@ -55,7 +63,7 @@ impl Pool {
             hash_secret: HashSecret { k0: 5, k1: 6 },
             payload_len: PAYLOAD,
             max_sessions: 4,
-            check_every: 0,
+            check_every,
         });
         header.daemon_alive().store(THREAD, Ordering::Relaxed);
         header
@@ -83,7 +91,7 @@ impl Pool {
             server_version: String::new(),
         };
         Pool {
-            read: ReadPath::new(control.view(), lease.view(), &hello).unwrap(),
+            read: ReadPath::new(control.view(), lease.view(), payload.view(), &hello).unwrap(),
             writer: IndexWriter::new(control.view()).unwrap(),
             header,
             daemon_slots: PinSlots::new(lease.view(), &lease_geometry).unwrap(),
@@ -91,6 +99,7 @@ impl Pool {
             daemon_counters: Counters::new(lease.view()).unwrap(),
             _control: control,
             _lease: lease,
+            payload,
         }
     }
 
@@ -104,6 +113,11 @@ impl Pool {
         };
         self.writer.write_fields(entry, &key, extent);
         self.writer.link(entry, self.writer.hash(&key)).unwrap();
+        if self.writer.has_sums() {
+            let offset = u64::from(n) * u64::from(ALIGN);
+            let sum = sum_of(&self.payload.view(), offset, u64::from(ALIGN)).unwrap();
+            self.writer.set_sum(entry, Some(sum));
+        }
         self.writer.publish(entry);
     }
 
@@ -408,6 +422,68 @@ fn touches_beyond_the_ring_go_to_the_bitmap_and_are_counted() {
     assert_eq!(swept, 1000);
 }
 
+/// Flips a bit of the last word of object number `n`.
+fn flip(pool: &Pool, n: u32) {
+    let word = (u64::from(n + 1) * u64::from(ALIGN) / 8 - 1) as usize;
+    pool.payload.0[word].fetch_xor(1 << (n % 64), Ordering::Relaxed);
+}
+
+#[test]
+fn an_object_that_has_changed_is_a_miss_and_is_not_pinned() {
+    let mut pool = Pool::checking(256, 1000, 1);
+    (0..10).for_each(|n| pool.store(n));
+    flip(&pool, 4);
+    flip(&pool, 7);
+    let mut pins = pool.acquire(&keys(0..10), false);
+    assert_eq!(places(&pins), "PPPP------");
+    assert_eq!(pool.pinned_entries(), [0, 1, 2, 3]);
+    pool.read.release(&mut pins);
+    let mut pins = pool.acquire(&keys(0..10), true);
+    assert_eq!(places(&pins), "PPPP-PP-PP");
+    assert_eq!(pool.pinned_entries().len(), 8);
+    pool.read.release(&mut pins);
+    assert_eq!(pool.counted(), (2, (12, 8), 12));
+    flip(&pool, 4);
+    flip(&pool, 7);
+    assert_eq!(places(&pool.acquire(&keys(0..10), false)), "PPPPPPPPPP");
+}
+
+#[test]
+fn an_object_without_a_sum_is_believed() {
+    let mut pool = Pool::checking(256, 1000, 1);
+    pool.store(0);
+    pool.writer.set_sum(EntryNumber(0), None);
+    flip(&pool, 0);
+    assert_eq!(places(&pool.acquire(&keys(0..1), false)), "P");
+}
+
+#[test]
+fn the_sample_is_one_in_sixty_four_of_every_key_however_many_a_call_has() {
+    for count in [1, 7, 32, 64] {
+        let mut pool = Pool::checking(256, 1000, 64);
+        (0..count).for_each(|n| pool.store(n));
+        (0..count).for_each(|n| flip(&pool, n));
+        let calls = 64_000 / count;
+        let mut missed = vec![0; count as usize];
+        for _ in 0..calls {
+            let mut pins = pool.acquire(&keys(0..count), true);
+            for (item, missed) in pins.items.iter().zip(&mut missed) {
+                *missed += u32::from(item.place == Place::NotFound);
+            }
+            pool.read.release(&mut pins);
+        }
+        let all: u32 = missed.iter().sum();
+        assert!((950..=1050).contains(&all), "{all} of 64000");
+        let expected = f64::from(calls) / 64.0;
+        for (key, missed) in missed.iter().enumerate() {
+            assert!(
+                (f64::from(*missed) - expected).abs() <= expected / 2.0 + 2.0,
+                "key {key} of {count}: {missed} of {calls}"
+            );
+        }
+    }
+}
+
 #[test]
 fn segments_that_contradict_hello_are_refused() {
     let geometry = Geometry::for_entries(64);
@@ -415,6 +491,7 @@ fn segments_that_contradict_hello_are_refused() {
     let pool = Pool::new(256, 1);
     let empty = LeaseGeometry::new(256, 64);
     let lease = Memory::new(empty.segment_len());
+    let payload = Memory::new(0);
     let hello = HelloReply {
         instance_id: InstanceId([9; 16]),
         daemon_thread_id: 1,
@@ -432,11 +509,16 @@ fn segments_that_contradict_hello_are_refused() {
         server_version: String::new(),
     };
     assert!(
-        ReadPath::new(control.view(), lease.view(), &hello).is_err(),
+        ReadPath::new(control.view(), lease.view(), payload.view(), &hello).is_err(),
         "no magic"
     );
-    let error = ReadPath::new(pool._control.view(), pool._lease.view(), &hello)
-        .err()
-        .unwrap();
+    let error = ReadPath::new(
+        pool._control.view(),
+        pool._lease.view(),
+        payload.view(),
+        &hello,
+    )
+    .err()
+    .unwrap();
     assert!(error.message.contains("payload_len"), "{}", error.message);
 }

@@ -443,7 +443,6 @@ impl Parts {
                 View::new(lease.base(), lease.len()),
             )
         };
-        let read = ReadPath::new(control_view, lease_view, hello)?;
         let map_payload = |access| {
             let plan = Plan {
                 segment: "the payload segment",
@@ -474,6 +473,10 @@ impl Parts {
                 "a session maps the payload at least once; report this defect of libhostkv",
             )
         })?;
+        // SAFETY: the mapping starts at 2 MiB and has at least the payload's length; it is unmapped only when nobody holds
+        // the session, and who acquires holds it.
+        let bytes = unsafe { View::new(read_base.as_ptr(), hello.capacity_bytes) };
+        let read = ReadPath::new(control_view, lease_view, bytes, hello)?;
         Ok(Parts {
             read,
             payload: Payload {

@@ -71,6 +71,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// Which objects have sums, and when.
     pub integrity: Integrity,
+    /// Payload bytes that scrubber and first sums may read in a second; 0 = none.
+    pub scrub_bytes_per_second: u64,
     /// How room is made.
     pub eviction: EvictionConfig,
     /// What keeps tenants apart.
@@ -167,17 +169,20 @@ impl HugePages {
 pub enum Integrity {
     /// None.
     Off,
-    /// Every object, before it can be read.
+    /// Every object, some time after it can be read; readers compare some.
+    Sampled,
+    /// Every object, before it can be read; readers compare all.
     Full,
 }
 
 impl Integrity {
-    const ALL: [Self; 2] = [Self::Off, Self::Full];
+    const ALL: [Self; 3] = [Self::Off, Self::Sampled, Self::Full];
 
     /// The value of the flag.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Sampled => "sampled",
             Self::Full => "full",
         }
     }
@@ -186,6 +191,7 @@ impl Integrity {
     pub fn check_every(self) -> u32 {
         match self {
             Self::Off => 0,
+            Self::Sampled => 64,
             Self::Full => 1,
         }
     }

@@ -35,6 +35,10 @@ const MAX_OBJECTS: u32 = 1 << 27;
 /// `sun_path` with its closing zero.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// About a hundredth of what one core reads.
+const DEFAULT_SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
+const MAX_SCRUB_BYTES_PER_SECOND: u64 = 1 << 40;
+
 /// The names of the log levels.
 pub(super) const LOG_LEVELS: [&str; 5] = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 
@@ -63,7 +67,7 @@ pub(super) fn resolve(
     let eviction = resolver.eviction()?;
     let tenants = resolver.tenants()?;
     let limits = resolver.limits()?;
-    let integrity = resolver.integrity()?;
+    let (integrity, scrub_bytes_per_second) = resolver.integrity()?;
     let metrics = resolver.metrics()?;
     let telemetry = resolver.telemetry()?;
     let log_level = resolver.log_level()?;
@@ -81,6 +85,7 @@ pub(super) fn resolve(
         tenants,
         limits,
         integrity,
+        scrub_bytes_per_second,
         metrics,
         telemetry,
         log_level,
@@ -421,13 +426,30 @@ impl Resolver<'_> {
         })
     }
 
-    fn integrity(&mut self) -> Result<Integrity, ConfigError> {
+    fn integrity(&mut self) -> Result<(Integrity, u64), ConfigError> {
         let mode = |given: &Given| {
             let place = check::word(given, &Integrity::ALL.map(Integrity::name))?;
             Ok(Integrity::ALL[place])
         };
         let text = |mode: &Integrity| mode.name().to_owned();
-        self.take(&setting::INTEGRITY, Integrity::Off, mode, text)
+        let mode = self.take(&setting::INTEGRITY, Integrity::Sampled, mode, text)?;
+        let rate = |given: &Given| check::whole(given, 0, MAX_SCRUB_BYTES_PER_SECOND);
+        let setting = &setting::SCRUB_BYTES_PER_SECOND;
+        let rate = self.take(
+            setting,
+            DEFAULT_SCRUB_BYTES_PER_SECOND,
+            rate,
+            u64::to_string,
+        )?;
+        if mode == Integrity::Sampled && rate == 0 {
+            return Err(self.combination(
+                &setting::INTEGRITY,
+                &setting::SCRUB_BYTES_PER_SECOND,
+                "allowed with sampled is a number above 0, because checksums are made in the background then; \
+                 say off or full for a scrubber that does nothing",
+            ));
+        }
+        Ok((mode, rate))
     }
 
     fn metrics(&mut self) -> Result<Option<MetricsConfig>, ConfigError> {

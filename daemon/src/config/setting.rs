@@ -365,11 +365,19 @@ pub(super) static SPIN_US: Setting = Setting::new(
 
 pub(super) static INTEGRITY: Setting = Setting::new(
     "integrity",
-    "off|full",
+    "off|sampled|full",
     Shape::Text,
     INTEGRITY_HEADING,
-    "Sums of objects: none, or made before an object can be read [default: off]",
-    "off or full",
+    "Checksums of objects: none; made in the background and compared by readers for one object in 64; made before an object can be read and compared for every one [default: sampled]",
+    "off, sampled or full",
+);
+pub(super) static SCRUB_BYTES_PER_SECOND: Setting = Setting::new(
+    "scrub-bytes-per-second",
+    "N",
+    Shape::Number,
+    INTEGRITY_HEADING,
+    "Payload bytes a second that are read in the background to make and compare checksums; 0 = none [default: 67108864]",
+    "a whole number from 0 to 1099511627776",
 );
 
 pub(super) static DISABLE_PROMETHEUS: Setting = Setting::new(
@@ -451,7 +459,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 38] = [
+pub(super) static ALL: [&Setting; 39] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -481,6 +489,7 @@ pub(super) static ALL: [&Setting; 38] = [
     &MAX_KEYSPACES,
     &SPIN_US,
     &INTEGRITY,
+    &SCRUB_BYTES_PER_SECOND,
     &DISABLE_PROMETHEUS,
     &PROMETHEUS_HOST,
     &PROMETHEUS_PORT,

@@ -314,6 +314,18 @@ families! {
             "Pins voided because their session took more than its quota.";
         Counter Things "hostkv_expired_pins_total" expired_pins: u64,
             "Pins that outlived the read time to live.";
+        Counter Things "hostkv_integrity_failures_total" integrity_failures: u64,
+            "Objects whose bytes were not those that were committed; each was removed.";
+        Counter Things "hostkv_integrity_failures_scrubbed_total" integrity_failures_scrubbed: u64,
+            "Of the integrity failures, those that the scrubber found and no reader reported before.";
+        Counter Things "hostkv_integrity_reports_refuted_total" integrity_reports_refuted: u64,
+            "Readers' reports of changed objects that turned out to be as they were committed.";
+        Counter Bytes "hostkv_scrubbed_bytes_total" scrubbed_bytes: u64,
+            "Payload bytes read in the background to make and to compare sums.";
+        Counter Things "hostkv_scrub_passes_total" scrub_passes: u64,
+            "Passes of the scrubber over all objects.";
+        Gauge Seconds "hostkv_last_scrub_pass_seconds" last_scrub_pass_seconds: f64,
+            "How long the last pass of the scrubber took.";
         Counter Things "hostkv_rejected_frames_total" rejected_frames: u64,
             "Frames refused because their form was wrong.";
         Counter Things "hostkv_telemetry_events_dropped_total" telemetry_events_dropped: u64,

@@ -96,6 +96,12 @@ fn every_figure_shows_under_its_own_name() {
         l1_quarantined_bytes: 116,
         orphaned_bytes: 117,
         l1_zeroing_bytes: 156,
+        integrity_failures: 171,
+        integrity_failures_scrubbed: 172,
+        integrity_reports_refuted: 173,
+        scrubbed_bytes: 174,
+        scrub_passes: 175,
+        last_scrub_pass_seconds: 176.5,
         l1_objects: 118,
         l1_usage_ratio: 0.25,
         eviction_watermark_ratio: 0.75,
@@ -182,6 +188,12 @@ const EXPECTED: &str = "
     hostkv_l1_quarantined_bytes 116
     hostkv_orphaned_bytes 117
     hostkv_l1_objects 118
+    hostkv_integrity_failures_total 171
+    hostkv_integrity_failures_scrubbed_total 172
+    hostkv_integrity_reports_refuted_total 173
+    hostkv_scrubbed_bytes_total 174
+    hostkv_scrub_passes_total 175
+    hostkv_last_scrub_pass_seconds 176.5
     hostkv_l1_zeroing_bytes 156
     hostkv_l1_usage_ratio 0.25
     hostkv_eviction_watermark_ratio 0.75

@@ -58,6 +58,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         keyspace_quota: None,
         zeroes_on_reuse: false,
         integrity: Integrity::Off,
+        scrub_bytes_per_second: 0,
         slice_ns: SLICE_NS,
     };
     let facts = PoolFacts {

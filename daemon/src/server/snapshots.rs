@@ -163,6 +163,12 @@ pub fn snapshot(shared: &mut Shared) -> Snapshot {
         reclaimed_reservations: stats.reclaimed_reservations,
         voided_pins: stats.voided_pins,
         expired_pins: stats.expired_pins,
+        integrity_failures: stats.integrity_failures,
+        integrity_failures_scrubbed: stats.integrity_failures_scrubbed,
+        integrity_reports_refuted: stats.integrity_reports_refuted,
+        scrubbed_bytes: stats.scrubbed_bytes,
+        scrub_passes: stats.scrub_passes,
+        last_scrub_pass_seconds: stats.last_scrub_pass_ns as f64 / 1e9,
         rejected_frames: *rejected_frames,
         telemetry_events_dropped: stats.events_dropped
             + telemetry.as_ref().map_or(0, Telemetry::dropped_events),

@@ -119,6 +119,7 @@ impl Store {
         for item in &commit.items {
             self.index.set_sum(item.entry, item.sum);
             let generation = self.index.publish(item.entry);
+            self.guard_fresh(item.entry, generation);
             self.entries.commit(item.entry, now / SECOND);
             let of = self.quota_keyspace(item.entry);
             self.policy.insert(&mut self.entries, item.entry, of);

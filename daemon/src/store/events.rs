@@ -9,12 +9,14 @@ use super::ledger::{Ledger, Reservation, growth};
 use super::parked::Progress;
 use super::slice::Effort;
 use super::{Nanos, SECOND, Store};
-use hostkv_shm_protocol::id::{OpId, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
 use hostkv_shm_protocol::lease::events::{EVENT_RECORDS, EventOp, EventPhase, Taken, TakenEvent};
 use std::collections::HashMap;
 
 /// Reads a second whose lines are written, for each session.
 const LINES_PER_SECOND: u32 = 100;
+/// Reports of changed objects a second that are listened to, for each session; the scrubber finds the others.
+const REPORTS_PER_SECOND: u32 = 64;
 /// STARTs without their END that a session may have; an honest one is bounded by its ring.
 const MAX_OPEN: usize = 16 * EVENT_RECORDS as usize;
 
@@ -75,6 +77,8 @@ pub struct SessionEvents {
     /// Lines of read requests, and lines of releases, that may still be written in this second.
     requests_left: u32,
     releases_left: u32,
+    /// Reports of changed objects that are listened to in this second.
+    reports_left: u32,
     lines_left_out: u64,
     dropped: u64,
 }
@@ -86,6 +90,7 @@ impl Default for SessionEvents {
             open: HashMap::new(),
             requests_left: LINES_PER_SECOND,
             releases_left: LINES_PER_SECOND,
+            reports_left: REPORTS_PER_SECOND,
             lines_left_out: 0,
             dropped: 0,
         }
@@ -190,10 +195,23 @@ impl Store {
         }
         effort.spend(Effort::EVENT);
         self.pass_event(slot);
-        if let Taken::Event(event) = taken {
-            self.note_read(slot, event);
+        match taken {
+            Taken::Event(event) => self.note_read(slot, event),
+            Taken::Changed { entry, seq } => self.take_report(slot, entry, seq),
+            Taken::Nothing | Taken::Garbage => {}
         }
         true
+    }
+
+    /// A reader's report of a changed object, within the session's allowance.
+    fn take_report(&mut self, slot: usize, entry: EntryNumber, seq: u64) {
+        let Some(ledger) = self.sessions[slot].as_mut() else {
+            return;
+        };
+        if let Some(left) = ledger.events.reports_left.checked_sub(1) {
+            ledger.events.reports_left = left;
+            self.guard_report(entry, seq);
+        }
     }
 
     /// Goes on behind the record at a session's tail.
@@ -285,6 +303,7 @@ impl Store {
         for ledger in self.sessions.iter_mut().flatten() {
             ledger.events.requests_left = LINES_PER_SECOND;
             ledger.events.releases_left = LINES_PER_SECOND;
+            ledger.events.reports_left = REPORTS_PER_SECOND;
             let left_out = ledger.lines_left_out();
             ledger.events.lines_left_out = ledger.events.lines_left_out.saturating_add(left_out);
             if is_new_minute && ledger.events.lines_left_out > 0 {

@@ -134,6 +134,7 @@ impl Store {
             // Relaxed: a hint; a client that sees the change has its allowance of lines again.
             self.header.log_refill().fetch_add(1, Ordering::Relaxed);
         }
+        self.guard_next(now);
         self.want_events();
         self.expire_reservations(now);
         self.drain_recency_slice(now);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   free_entry, settle_zombie --> Dirty, a job --take_jobs--> (a worker zeroes) --job_ended--> free, or Revoked
+//!   guard: sums to be made, reports, scrubber -----> jobs --take_jobs--> (workers sum) --job_ended--> compared
 //!   commit, --integrity full --> Committing, jobs --take_jobs--> (workers sum) --job_ended--> published
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 use super::commits::WaitingCommit;
 use super::entries::EntryState;
+use super::guard::{Origin, Watched};
 use super::parked::{Resumed, Ticket};
 use super::{Nanos, Store};
 use crate::workers::{Job, JobEnd, JobId, Task};
@@ -30,6 +32,11 @@ enum Purpose {
     },
     /// The items of a commit from `first` on are summed before they can be read.
     Commit { ticket: Ticket, first: usize },
+    /// Objects are read in the background.
+    Watch {
+        origin: Origin,
+        objects: Vec<Watched>,
+    },
 }
 
 /// Most extents of one job.
@@ -75,6 +82,10 @@ impl Store {
                     log::warn!("A commit stays undone: {}.", errno.desc());
                     return None;
                 }
+            },
+            Purpose::Watch { origin, objects } => match end.outcome {
+                Ok(sums) => self.guard_summed(origin, &objects, &sums, now),
+                Err(_) => self.guard_failed(),
             },
             Purpose::Zero { entry, is_named } => {
                 if let Err(errno) = end.outcome {
@@ -127,6 +138,27 @@ impl Store {
             self.jobs.add(purpose, Task::Sum { extents });
             first += count;
         }
+    }
+
+    /// Whether these objects are enough for one job.
+    pub(super) fn is_one_job(&self, objects: &[Watched]) -> bool {
+        let bytes: u64 = objects
+            .iter()
+            .map(|(entry, _)| self.bytes_of(*entry).1)
+            .sum();
+        objects.len() >= EXTENTS_AT_MOST || bytes >= JOB_BYTES
+    }
+
+    /// Has objects summed in the background; how many bytes that are.
+    pub(super) fn watch_objects(&mut self, origin: Origin, objects: Vec<Watched>) -> u64 {
+        let extents: Vec<_> = objects
+            .iter()
+            .map(|(entry, _)| self.bytes_of(*entry))
+            .collect();
+        let bytes = extents.iter().map(|(_, len)| len).sum();
+        let purpose = Purpose::Watch { origin, objects };
+        self.jobs.add(purpose, Task::Sum { extents });
+        bytes
     }
 
     /// Where an entry's object lies in the payload: offset and length in bytes.

@@ -17,7 +17,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `guard`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -29,6 +29,7 @@ pub mod events;
 mod evict;
 pub mod eviction;
 mod figures;
+mod guard;
 mod jobs;
 pub mod ledger;
 mod links;
@@ -67,6 +68,7 @@ use entries::{EntryState, EntryTable};
 use events::EventBook;
 use evict::Pass;
 use eviction::Policy;
+use guard::Guard;
 use hostkv_shm_protocol::control::ControlError;
 use hostkv_shm_protocol::control::header::HeaderView;
 use hostkv_shm_protocol::control::writer::IndexWriter;
@@ -138,6 +140,8 @@ pub struct StoreConfig {
     pub zeroes_on_reuse: bool,
     /// Which objects have sums, and when.
     pub integrity: Integrity,
+    /// What scrubber and first sums may read; 0 = nothing.
+    pub scrub_bytes_per_second: u64,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -173,6 +177,7 @@ pub struct Store {
     /// A pass could not reach its goal; the next one waits for the second to change.
     pass_is_blocked: bool,
     parked: VecDeque<Progress>,
+    guard: Guard,
     /// Commits that wait for a worker.
     commits: Commits,
     /// Whether the last choice between a parked reserve and the rest of the work fell on the reserve.
@@ -236,6 +241,7 @@ impl Store {
             pass: None,
             pass_is_blocked: false,
             parked: VecDeque::new(),
+            guard: Guard::default(),
             commits: Commits::default(),
             is_parked_turn: false,
             last_ticket: 0,

@@ -84,6 +84,18 @@ pub struct Stats {
     pub reclaimed_reservations: u64,
     /// Pins voided because a session held more than its quota.
     pub voided_pins: u64,
+    /// Objects that were not what had been committed, and are removed.
+    pub integrity_failures: u64,
+    /// Of those, the ones that no reader reported.
+    pub integrity_failures_scrubbed: u64,
+    /// Reports of readers about objects that are what was committed.
+    pub integrity_reports_refuted: u64,
+    /// Bytes read in the background to make or compare sums, reports left out.
+    pub scrubbed_bytes: u64,
+    /// Passes of the scrubber over all objects.
+    pub scrub_passes: u64,
+    /// How long the last of them took, in nanoseconds.
+    pub last_scrub_pass_ns: u64,
     /// Entries whose pins outlived the read time to live.
     pub expired_pins: u64,
     /// Recency hints that went into an overflow bitmap.

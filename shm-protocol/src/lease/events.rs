@@ -11,7 +11,7 @@
 //! END always finds room.
 
 use super::{LeaseGeometry, header::LeaseHeader};
-use crate::id::{KeyspaceId, OpId};
+use crate::id::{EntryNumber, KeyspaceId, OpId};
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::{OutOfBounds, View, Words};
 use crate::wire::{MAX_DEVICE_BYTES, MAX_REQUEST_ID_BYTES};
@@ -62,6 +62,10 @@ const _: () = assert!(MAX_REQUEST_ID_BYTES == 128 && MAX_DEVICE_BYTES == 32);
 const WORDS: usize = size_of::<EventRecord>() / 8;
 const ID_WORD: usize = offset_of!(EventRecord, id) / 8;
 const DEVICE_WORD: usize = offset_of!(EventRecord, device) / 8;
+
+/// The operation of a record that reports a changed object: `op_id` is its sequence number, `value0` its entry, and
+/// nothing else counts.
+const CHANGED_OP: u8 = 4;
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,6 +119,13 @@ pub struct Event<'a> {
 pub enum Taken {
     /// Nothing, or a record that is not finished.
     Nothing,
+    /// A reader found an object whose bytes are not what its sum says; nothing of it is to be believed.
+    Changed {
+        /// Its entry.
+        entry: EntryNumber,
+        /// Its sequence number.
+        seq: u64,
+    },
     /// A whole record that is no event: its client wrote nonsense.
     Garbage,
     /// An event.
@@ -261,6 +272,22 @@ impl Events {
             .store(position + 1, Ordering::Release);
     }
 
+    /// Client: fills a claimed place with the report of a changed object and hands it over.
+    pub fn write_changed(&self, position: u64, entry: EntryNumber, seq: u64) {
+        let first = self.record(position);
+        let op_word = u64::from(CHANGED_OP) | u64::from(entry.0) << 32;
+        for (word, value) in [(2, seq), (3, op_word)] {
+            // Relaxed: the record is handed over by the store of its sequence word.
+            self.records
+                .at(first + word)
+                .store(value, Ordering::Relaxed);
+        }
+        self.records
+            .at(first)
+            // Release: as in `write`.
+            .store(position + 1, Ordering::Release);
+    }
+
     /// Client: counts events that found no place.
     pub fn add_dropped(&self, count: u64) {
         self.word(offset_of!(LeaseHeader, event_dropped))
@@ -286,6 +313,12 @@ impl Events {
         // One relaxed load of each word into a local; only the local is looked at.
         let words: [u64; WORDS] =
             core::array::from_fn(|i| self.records.at(first + i).load(Ordering::Relaxed));
+        if words[3] as u8 == CHANGED_OP {
+            return Taken::Changed {
+                entry: EntryNumber((words[3] >> 32) as u32),
+                seq: words[2],
+            };
+        }
         decode(&words).map_or(Taken::Garbage, Taken::Event)
     }
 
@@ -398,6 +431,20 @@ mod tests {
             assert_eq!(events.take(n + 1), Taken::Nothing);
             events.release(n + 1);
         }
+    }
+
+    #[test]
+    fn a_report_of_a_changed_object_comes_out_as_it_went_in() {
+        let (_words, events) = ring();
+        let position = events.claim(0).unwrap();
+        events.write_changed(position, EntryNumber(u32::MAX), u64::MAX);
+        assert_eq!(
+            events.take(0),
+            Taken::Changed {
+                entry: EntryNumber(u32::MAX),
+                seq: u64::MAX
+            }
+        );
     }
 
     #[test]

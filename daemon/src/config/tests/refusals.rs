@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 29] = [
+const BAD: [(&str, &[&str]); 30] = [
     (
         "socket",
         &[
@@ -48,6 +48,10 @@ const BAD: [(&str, &[&str]); 29] = [
     ("keyspace-quota", &["0", "1.01", "-0.5", "nan", "half"]),
     ("spin-us", &["51", "-1", "0.5"]),
     ("integrity", &["on", "crc", ""]),
+    (
+        "scrub-bytes-per-second",
+        &["-1", "1.5", "1099511627777", ""],
+    ),
     ("prometheus-host", &["localhost", "", "127.0.0.1:9090"]),
     ("prometheus-port", &["65536", "-1", "http"]),
 ];
