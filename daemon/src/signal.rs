@@ -8,7 +8,8 @@
 //! ```
 //!
 //! SIGXFSZ is blocked and never read: a write beyond the limit of file sizes then is an error of its call, and does not
-//! end the process.
+//! end the process. SIGIO comes to who holds a kernel lease on a file that others open, which a look at a lease segment
+//! does for a moment; it is blocked and never read either.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,6 +41,7 @@ impl Signals {
         }
         let mut blocked = mask;
         blocked.add(Signal::SIGXFSZ);
+        blocked.add(Signal::SIGIO);
         blocked.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Signals {

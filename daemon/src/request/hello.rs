@@ -20,7 +20,7 @@ use hostkv_shm_protocol::wire::hello::{Hello, HelloPrefix, HelloReply, hello_fla
 
 use super::Applicant;
 use crate::config::LimitsConfig;
-use crate::segment::{self, Segment};
+use crate::segment::{self, Mapping};
 use crate::store::{LeaseParts, Nanos, Refusal, Store};
 
 /// A clock that is off by more than this is another clock.
@@ -54,6 +54,8 @@ pub struct Opened {
     pub reply: HelloReply,
     /// Its lease segment, for the client.
     pub lease: OwnedFd,
+    /// The daemon's own descriptor of it.
+    pub own_lease: OwnedFd,
 }
 
 /// Refuses a client of another version; its HELLO is not read further.
@@ -115,12 +117,13 @@ pub fn open(
         status: Status::System,
         text: error.to_string(),
     })?;
-    let lease = segment.fd().try_clone_to_owned().map_err(|error| Refusal {
+    let lease = segment.writable_fd().map_err(|error| Refusal {
         status: Status::System,
-        text: format!("no descriptor for the lease segment: {error}; raise RLIMIT_NOFILE"),
+        text: error.to_string(),
     })?;
     let session = store.next_session_id();
-    let parts = lease_parts(segment, &geometry, facts.instance_id, session)?;
+    let (mapping, own_lease) = segment.into_parts();
+    let parts = lease_parts(mapping, &geometry, facts.instance_id, session)?;
     store.open_session(session, parts, !is_read_only, applicant.is_admin, now);
     warn_of_clock(session, hello.mono_ns, now);
     Ok(Opened {
@@ -143,6 +146,7 @@ pub fn open(
             server_version: PACKAGE_VERSION.to_owned(),
         },
         lease,
+        own_lease,
     })
 }
 
@@ -162,14 +166,14 @@ fn slot_count(wanted: u32, max_pins: u32) -> Result<u32, Refusal> {
 
 /// The daemon's side of a new lease segment.
 fn lease_parts(
-    segment: Segment,
+    mapping: Mapping,
     geometry: &LeaseGeometry,
     instance_id: InstanceId,
     session: SessionId,
 ) -> Result<LeaseParts, Refusal> {
-    // SAFETY: the mapping is page-aligned and as long as the segment; the store keeps `mapping` for as long as it uses
-    // the parts, and drops them together. Nobody makes a reference to the bytes.
-    let view = unsafe { View::new(segment.base().as_ptr(), segment.len_bytes()) };
+    // SAFETY: the mapping is page-aligned and at least as long as the segment; the store keeps `mapping` for as long as
+    // it uses the parts, and drops them together. Nobody makes a reference to the bytes.
+    let view = unsafe { View::new(mapping.base().as_ptr(), geometry.segment_len()) };
     let parts = geometry
         .initialise(&view, instance_id, session)
         .and_then(|()| {
@@ -189,7 +193,7 @@ fn lease_parts(
         recency,
         counters,
         events,
-        mapping: Box::new(segment),
+        mapping: Box::new(mapping),
     })
 }
 

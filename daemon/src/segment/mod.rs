@@ -6,7 +6,7 @@
 //! ```text
 //!             backing                   seals                            daemon     descriptor of a client
 //!   control   memfd hostkv-control      shrink grow future_write seal    rw         O_RDONLY
-//!   lease     memfd hostkv-lease        shrink grow seal                 rw         rw, its own only
+//!   lease     memfd hostkv-lease        shrink grow seal                 rw         rw, its own only, opened anew
 //!   payload   memfd hostkv-payload,     shrink grow seal, and            rw, not    rw for trusted writers,
 //!             or hugetlb memfd          future_write without writers     by loop    else O_RDONLY
 //!             or name in /dev/shm       none possible
@@ -58,8 +58,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The read-write descriptor. Of the control segment it stays in the daemon; of a lease segment its session
-    /// gets a copy.
+    /// The read-write descriptor, which stays in the daemon.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -67,6 +66,17 @@ impl Segment {
     /// A new descriptor that can only be read and mapped read-only.
     pub fn read_only_fd(&self) -> Result<OwnedFd, SegmentError> {
         memfd::read_only_fd(self.fd(), self.segment)
+    }
+
+    /// A new descriptor for writing, that of a lease segment for its session. It is no duplicate: by an open file of
+    /// its own the kernel can tell whether the session still has it.
+    pub fn writable_fd(&self) -> Result<OwnedFd, SegmentError> {
+        memfd::writable_fd(self.fd(), self.segment)
+    }
+
+    /// The mapping, which is to live as long as its bytes are used, and the descriptor.
+    pub fn into_parts(self) -> (Mapping, OwnedFd) {
+        (self.mapping, self.fd)
     }
 
     /// Where the daemon's mapping begins; valid for [`Segment::len_bytes`] while the segment lives. Other processes

@@ -3,7 +3,7 @@
 //! The loop's thread runs this at a pidfd's event, at a hang-up, and once a second or less often for orphans.
 //!
 //! ```text
-//!   Serving --hang-up, EOF, disconnect--> Orphaned --pidfd, or its maps no longer show the lease--> ended
+//!   Serving --hang-up, EOF, disconnect--> Orphaned --pidfd, or nobody has the lease segment any more--> ended
 //!   Serving --pidfd--> final_drain --> ended          (BYE --> ended at once)
 //! ```
 //!
@@ -11,8 +11,10 @@
 //! driver may still do so while the process dies. Frames that were queued before the death come first: a COMMIT among
 //! them counts. exec leaves the process and its pidfd alive, but unmaps the lease.
 
-use std::collections::HashSet;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
 
 use hostkv_shm_protocol::wire::header::FrameHeader;
 use hostkv_shm_protocol::wire::request::Request;
@@ -52,79 +54,72 @@ pub fn final_drain(
     false
 }
 
-/// Which file a lease segment is, as `/proc/PID/maps` names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LeaseFile {
-    /// Major and minor number of its device; hexadecimal in the maps.
-    device: (u32, u32),
-    inode: u64,
-}
-
-impl LeaseFile {
-    /// The file behind a descriptor.
-    pub fn of(descriptor: impl std::os::fd::AsFd) -> nix::Result<LeaseFile> {
-        let stat = nix::sys::stat::fstat(descriptor)?;
-        Ok(LeaseFile {
-            device: (libc::major(stat.st_dev), libc::minor(stat.st_dev)),
-            inode: stat.st_ino,
-        })
-    }
-}
-
-/// What a process's maps say of its lease segment.
+/// What is left of a lease segment's use outside the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maps {
-    /// They show it.
-    Shown,
-    /// They are there and do not show it.
-    Gone,
-    /// They can't be read, or the process is dying and has none.
+pub enum Use {
+    /// Somebody has it open or mapped.
+    Held,
+    /// Nobody has, and the process that it was made for has memory of its own: it has unmapped the segment.
+    GivenUp,
+    /// Nobody has, and the process has no memory any more or can't be seen: it may be dying.
     Unknown,
 }
 
-/// The files that a process has mapped, read once for all its orphans: a process may have tens of thousands of maps and
-/// hundreds of orphans, and the loop serves nobody while it reads.
+/// The daemon's own descriptor of a lease segment, by which the kernel tells whether somebody else still has it.
+///
+/// A client's descriptor is an open file of its own, for writing, and each mapping keeps it: while there is one, the
+/// kernel grants nobody its own kind of lease for reading (F_SETLEASE) on that file. So the answer needs no look into
+/// the client's process, which a daemon of another user, or one that has locked itself in, may not have.
 #[derive(Debug)]
-pub struct ProcessMaps {
-    /// None when the maps can't be read or the process has none.
-    files: Option<HashSet<LeaseFile>>,
+pub struct LeaseFile {
+    descriptor: OwnedFd,
 }
 
-impl ProcessMaps {
-    /// Reads them. The caller makes sure afterwards that the process still is the one it means.
-    pub fn of(pid: i32) -> ProcessMaps {
-        match fs::read_to_string(format!("/proc/{pid}/maps")) {
-            Ok(maps) => ProcessMaps::parse(&maps),
-            Err(_) => ProcessMaps { files: None },
+impl LeaseFile {
+    /// `descriptor` is the one that memfd_create gave: it does not count as open for writing itself.
+    pub fn new(descriptor: OwnedFd) -> LeaseFile {
+        LeaseFile { descriptor }
+    }
+
+    /// Looks at its use by process `pid`. The caller makes sure afterwards that the process still is the one it means.
+    pub fn look(&self, pid: i32) -> Use {
+        match self.is_held_elsewhere() {
+            Some(true) => Use::Held,
+            // A dying process gives up its memory before its devices and its pidfd: that proves nothing.
+            Some(false) if has_memory(pid) => Use::GivenUp,
+            Some(false) | None => Use::Unknown,
         }
     }
 
-    fn parse(maps: &str) -> ProcessMaps {
-        // A dying process gives up its memory before its devices and its pidfd: no maps are no proof.
-        let files = (!maps.is_empty()).then(|| maps.lines().filter_map(mapped_file).collect());
-        ProcessMaps { files }
-    }
-
-    /// What they say of a lease segment.
-    pub fn look_for(&self, lease: LeaseFile) -> Maps {
-        match &self.files {
-            None => Maps::Unknown,
-            Some(files) if files.contains(&lease) => Maps::Shown,
-            Some(_) => Maps::Gone,
+    fn is_held_elsewhere(&self) -> Option<bool> {
+        let descriptor = self.descriptor.as_raw_fd();
+        // SAFETY: fcntl with these numbers touches no memory of this process. Whoever opens the file for writing while
+        // the kernel's lease is there makes the kernel send SIGIO, which `signal` blocks.
+        let granted =
+            Errno::result(unsafe { libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_RDLCK) });
+        match granted {
+            Ok(_) => {
+                // SAFETY: as above. It can't fail: the lease was granted to this very descriptor.
+                unsafe { libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_UNLCK) };
+                Some(false)
+            }
+            Err(Errno::EAGAIN) => Some(true),
+            Err(_) => None,
         }
     }
 }
 
-/// The file that a line of `/proc/PID/maps` names; none for memory without a file.
-fn mapped_file(line: &str) -> Option<LeaseFile> {
-    let mut fields = line.split_ascii_whitespace().skip(3);
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
-    let hexadecimal = |number| u32::from_str_radix(number, 16).ok();
-    Some(LeaseFile {
-        device: (hexadecimal(major)?, hexadecimal(minor)?),
-        inode,
-    })
+/// Whether the process is there and has memory of its own; also false when it can't be seen.
+fn has_memory(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| virtual_bytes(&stat) > 0)
+}
+
+/// Field 23 of `/proc/PID/stat`, counted after the name in field 2, which may hold blanks and brackets; 0 when it is not
+/// there.
+fn virtual_bytes(stat: &str) -> u64 {
+    stat.rsplit_once(')')
+        .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(20)?.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -207,39 +202,58 @@ mod tests {
         assert_eq!(drained(&ours), (vec![], false));
     }
 
-    #[test]
-    fn the_maps_of_a_process_show_its_lease_until_it_is_unmapped() {
-        let file =
-            nix::sys::memfd::memfd_create("lease-test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-                .unwrap();
-        nix::unistd::ftruncate(&file, 4096).unwrap();
-        let lease = LeaseFile::of(&file).unwrap();
-        let pid = std::process::id() as i32;
-        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Gone);
-        // SAFETY: the memfd is the test's own and nothing shrinks it.
-        let map = unsafe { memmap2::MmapOptions::new().len(4096).map(&file) }.unwrap();
-        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Shown);
-        drop(map);
-        assert_eq!(ProcessMaps::of(pid).look_for(lease), Maps::Gone);
+    /// A memfd as a lease segment is, and what a client gets of it.
+    fn lease() -> (LeaseFile, OwnedFd) {
+        let segment = crate::segment::create_lease(4096).unwrap();
+        let theirs = segment.writable_fd().unwrap();
+        let (_, descriptor) = segment.into_parts();
+        (LeaseFile::new(descriptor), theirs)
+    }
+
+    /// Children that other tests fork have a copy of every descriptor for the moment until they call exec.
+    fn wait_until_nobody_has(lease: &LeaseFile) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while lease.is_held_elsewhere() != Some(false) {
+            assert!(std::time::Instant::now() < deadline, "it stays held");
+            std::thread::yield_now();
+        }
     }
 
     #[test]
-    fn missing_maps_prove_nothing() {
-        let lease = LeaseFile {
-            device: (0, 1),
-            inode: 9,
-        };
-        assert_eq!(ProcessMaps::parse("").look_for(lease), Maps::Unknown);
-        assert_eq!(ProcessMaps::of(-1).look_for(lease), Maps::Unknown);
-        let line = "7f00-7f10 rw-s 00000000 00:01 9    /memfd:hostkv-lease (deleted)\n";
-        assert_eq!(ProcessMaps::parse(line).look_for(lease), Maps::Shown);
-        assert_eq!(
-            ProcessMaps::parse(&line.replace(" 9 ", " 91 ")).look_for(lease),
-            Maps::Gone
-        );
-        assert_eq!(
-            ProcessMaps::parse(&line.replace("00:01", "00:02")).look_for(lease),
-            Maps::Gone
-        );
+    fn a_lease_is_held_while_its_client_has_it_open_or_mapped() {
+        let pid = std::process::id() as i32;
+        let (lease, theirs) = lease();
+        assert_eq!(lease.look(pid), Use::Held);
+        let map = memmap2::MmapOptions::new().map_raw(&theirs).unwrap();
+        drop(theirs);
+        assert_eq!(lease.look(pid), Use::Held);
+        drop(map);
+        wait_until_nobody_has(&lease);
+        assert_eq!(lease.look(pid), Use::GivenUp);
+        assert_eq!(lease.look(pid), Use::GivenUp, "a look changes nothing");
+    }
+
+    #[test]
+    fn a_lease_that_nobody_has_proves_nothing_without_a_process_that_has_memory() {
+        let (lease, theirs) = lease();
+        drop(theirs);
+        wait_until_nobody_has(&lease);
+        assert_eq!(lease.look(-1), Use::Unknown);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let is_zombie = |stat: String| stat.contains(") Z ");
+        while !fs::read_to_string(format!("/proc/{}/stat", child.id())).is_ok_and(is_zombie) {
+            std::thread::yield_now();
+        }
+        assert_eq!(lease.look(child.id() as i32), Use::Unknown);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_with_blanks_and_brackets_shifts_no_field() {
+        let fields =
+            "S 1 7 7 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 9 0 400 8192 3 18446744073709551615";
+        assert_eq!(virtual_bytes(&format!("7 (a ) b) {fields}")), 8192);
+        assert_eq!(virtual_bytes("7 (dying) Z 1 7"), 0);
+        assert_eq!(virtual_bytes(""), 0);
     }
 }

@@ -63,7 +63,6 @@ use crate::{logging, systemd};
 use alive::AliveMark;
 use connection::Connection;
 use listener::{Accepted, HalfOpen, Listener};
-use liveness::ProcessMaps;
 use reports::Reports;
 
 /// Between two ticks.
@@ -75,7 +74,7 @@ const ACCEPTS_PER_TURN: usize = 16;
 const FRAMES_PER_TURN: usize = 16;
 /// Most ends of jobs in one turn: about half of a slice of the store's work.
 const JOB_ENDS_PER_TURN: usize = 256;
-/// How long one look at orphans may take before the rest waits for another; the maps of one process are read in one go.
+/// How long one look at orphans may take before the rest waits for another.
 const ORPHAN_LOOK_NS: Nanos = 1_000_000;
 /// How many times as long as a look took the next one is put off: looking takes a hundredth of the loop's time.
 const ORPHAN_REST_FACTOR: Nanos = 100;
@@ -157,8 +156,8 @@ pub struct Server {
     reports: Reports,
     next_fold: Nanos,
     next_orphan_look: Nanos,
-    /// Processes with orphans that have not had their turn in this round.
-    orphan_pids: Vec<i32>,
+    /// Clients that were orphans when this round began and have not had their turn.
+    orphans: Vec<u64>,
     next_pause_warning: Nanos,
 }
 
@@ -210,7 +209,7 @@ impl Server {
             reports: Reports::new(now),
             next_fold: now,
             next_orphan_look: now,
-            orphan_pids: Vec::new(),
+            orphans: Vec::new(),
             next_pause_warning: now,
         })
     }
@@ -496,35 +495,28 @@ impl Server {
         Ok(())
     }
 
-    /// Looks at the orphans of one process after the other, and goes on in a later turn when that takes long.
+    /// Looks at one orphan after the other, and goes on in a later turn when that takes long.
     fn look_after_orphans(&mut self, now: Nanos) -> io::Result<()> {
-        let orphans: Vec<(i32, u64)> = self
-            .clients
-            .iter()
-            .filter(|(_, (client, _))| client.is_orphaned())
-            .map(|(number, (client, _))| (client.pid(), *number))
-            .collect();
-        if self.orphan_pids.is_empty() {
-            self.orphan_pids = orphans.iter().map(|(pid, _)| *pid).collect();
-            self.orphan_pids.sort_unstable();
-            self.orphan_pids.dedup();
+        if self.orphans.is_empty() {
+            self.orphans = self
+                .clients
+                .iter()
+                .filter(|(_, (client, _))| client.is_orphaned())
+                .map(|(number, _)| *number)
+                .collect();
         }
-        // Only the reading counts: what is reclaimed does not come again.
+        let started = monotonic_ns();
         let mut spent = 0;
         while spent < ORPHAN_LOOK_NS
-            && let Some(pid) = self.orphan_pids.pop()
+            && let Some(number) = self.orphans.pop()
         {
-            let started = monotonic_ns();
-            let maps = ProcessMaps::of(pid);
-            spent += monotonic_ns() - started;
-            for (_, number) in orphans.iter().filter(|(of, _)| *of == pid) {
-                let step = self.call(*number, |client, shared| {
-                    client.look_after_orphan(shared, &maps, now)
-                });
-                self.settle(*number, step)?;
-            }
+            let step = self.call(number, |client, shared| {
+                client.look_after_orphan(shared, now)
+            });
+            self.settle(number, step)?;
+            spent = monotonic_ns() - started;
         }
-        let pause = if self.orphan_pids.is_empty() {
+        let pause = if self.orphans.is_empty() {
             SECOND_NS
         } else {
             0

@@ -29,7 +29,7 @@ use hostkv_shm_protocol::wire::request::Request;
 use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
-use super::liveness::{self, LeaseFile, Maps, ProcessMaps};
+use super::liveness::{self, LeaseFile, Use};
 use super::peer::Peer;
 use super::shared::Shared;
 use super::{SECOND_NS, monotonic_ns};
@@ -276,19 +276,7 @@ impl Client {
             &wishes,
             now,
         );
-        let opened = opened.and_then(|opened| match LeaseFile::of(&opened.lease) {
-            Ok(lease) => Ok((opened, lease)),
-            Err(errno) => {
-                shared
-                    .store
-                    .close_session(opened.session, SessionEnd::Bye, now);
-                Err(Refusal {
-                    status: Status::System,
-                    text: format!("the lease segment can't be looked at: {}", errno.desc()),
-                })
-            }
-        });
-        let (opened, lease) = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
             Err(refusal) => {
                 let inbound: Inbound<()> = Inbound::Bad {
@@ -342,7 +330,7 @@ impl Client {
                 id,
                 name: wishes.client_name,
                 library_version: wishes.client_version,
-                lease,
+                lease: LeaseFile::new(opened.own_lease),
                 parked: HashMap::new(),
             },
         };
@@ -472,14 +460,8 @@ impl Client {
         self.reclaim(shared, "its process has ended", now)
     }
 
-    /// Now and then for an orphan: has its process, whose maps have just been read, given up the lease segment, as exec
-    /// does?
-    pub fn look_after_orphan(
-        &mut self,
-        shared: &mut Shared,
-        maps: &ProcessMaps,
-        now: Nanos,
-    ) -> Step {
+    /// Now and then for an orphan: has its process given up the lease segment, as exec does?
+    pub fn look_after_orphan(&mut self, shared: &mut Shared, now: Nanos) -> Step {
         let State::Orphaned {
             session,
             look_count,
@@ -488,12 +470,13 @@ impl Client {
         else {
             return Step::Idle;
         };
+        let lease = session.lease.look(self.applicant.pid);
         let mut watched = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         // The pid of a process that has ended may be another's by now.
         if poll(&mut watched, PollTimeout::ZERO) != Ok(0) {
             return Step::Orphaned;
         }
-        if maps.look_for(session.lease) == Maps::Gone {
+        if lease == Use::GivenUp {
             return self.reclaim(shared, "its process has unmapped its lease segment", now);
         }
         *look_count += 1;
