@@ -342,7 +342,8 @@ pub fn reload_from(
         CommandLine::Text(_) => BTreeMap::new(),
     };
     let layers = Layers::read(flags, origins.environment.clone(), host)?;
-    let new = resolve::resolve(&layers, host, origins.clone())?;
+    let host = source::WithoutGroups(host);
+    let new = resolve::resolve(&layers, &host, origins.clone())?;
     let (changed, kept) = print::differences(&origins.shown, &new.origins.shown);
 
     let mut next = current.clone();

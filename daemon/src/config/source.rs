@@ -67,6 +67,37 @@ impl Host for Process {
     }
 }
 
+/// The world as a running daemon rereads it: it looks no group up. The socket has its group until the next start, so
+/// the number would be of no use; and a lookup may ask a server and take its time, on the loop's thread, or open files
+/// that the sandbox keeps shut.
+pub(super) struct WithoutGroups<'a>(pub(super) &'a dyn Host);
+
+impl Host for WithoutGroups<'_> {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        self.0.variable(name)
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<String> {
+        self.0.read_file(path)
+    }
+
+    fn group_id(&self, _: &str) -> io::Result<Option<u32>> {
+        Ok(Some(0))
+    }
+
+    fn has_folder(&self, path: &Path) -> bool {
+        self.0.has_folder(path)
+    }
+
+    fn passed_socket(&self) -> Result<Option<PathBuf>, ListenError> {
+        self.0.passed_socket()
+    }
+
+    fn is_root(&self) -> bool {
+        self.0.is_root()
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {

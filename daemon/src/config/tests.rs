@@ -621,6 +621,23 @@ fn rereading_takes_over_level_eviction_access_and_quotas_and_names_the_rest() {
 }
 
 #[test]
+fn rereading_looks_no_group_up_and_keeps_that_of_the_socket() {
+    let mut world = World::of_a_user();
+    world.write("/kv.toml", "socket_group = \"hostkv\"");
+    let config = world.run(&["--config", "/kv.toml"]);
+    // A lookup of this one fails.
+    world.write("/kv.toml", "socket_group = \"broken\"");
+    let (next, changed, kept) = reload_from(&config, &world).unwrap();
+    assert_eq!(next.socket_group, config.socket_group);
+    assert_eq!(next.access.allow_gids, [990]);
+    assert_eq!(changed.len(), 0);
+    assert_eq!(
+        kept,
+        ["socket_group stays \"hostkv\", because \"broken\" needs a restart"]
+    );
+}
+
+#[test]
 fn rereading_a_bad_file_is_an_error_and_leaves_the_current_configuration() {
     let mut world = World::of_a_user();
     world.write("/kv.toml", "max_pins = 512");
