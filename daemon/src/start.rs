@@ -127,7 +127,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     })
     .map_err(|error| fault("setting the loop up", error))?;
     let endpoint = match metrics {
-        Some(bound) => Some(bound.serve(Box::new(asker))?),
+        Some(bound) => Some(bound.serve(Box::new(asker), place.folder())?),
         None => None,
     };
     systemd::ready();

@@ -30,13 +30,17 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
 
 use super::SnapshotSource;
 use super::render::{RenderError, Renderer};
@@ -144,12 +148,12 @@ impl BindError {
 pub enum ServeError {
     /// The hop between the acceptor and tiny_http could not be built.
     #[error(
-        "the inner socket of the metrics endpoint cannot be made in {folder} ({error}): set TMPDIR to \
-         a folder that this process may write, or --disable-prometheus"
+        "the inner socket of the metrics endpoint cannot be made in {folder:?} ({error}): give a --socket \
+         in a folder that this process may write, or --disable-prometheus"
     )]
     Inner {
         /// Where the socket is bound for the moment that it takes to connect to it.
-        folder: String,
+        folder: PathBuf,
         /// The kernel's word.
         #[source]
         error: io::Error,
@@ -251,27 +255,44 @@ impl Bound {
         self.local_addr
     }
 
-    /// Starts the threads, and says at INFO where the metrics are.
-    pub fn serve(self, source: Box<dyn SnapshotSource>) -> Result<Endpoint, ServeError> {
-        self.serve_within(source, Limits::default())
+    /// Starts the threads, and says at INFO where the metrics are. The inner socket has its name, for a moment now and
+    /// whenever it is built anew, in `folder`, which nobody but this user may write to.
+    pub fn serve(
+        self,
+        source: Box<dyn SnapshotSource>,
+        folder: &Path,
+    ) -> Result<Endpoint, ServeError> {
+        self.serve_within(source, folder, Limits::default())
     }
 
     fn serve_within(
         self,
         source: Box<dyn SnapshotSource>,
+        folder: &Path,
         limits: Limits,
     ) -> Result<Endpoint, ServeError> {
         let pages = Arc::new(Pages::new(self.renderer, source, limits.snapshot_within));
-        let inner = Inner::build(&pages).map_err(|error| ServeError::Inner {
-            folder: std::env::temp_dir().display().to_string(),
+        let no_inner = |error| ServeError::Inner {
+            folder: folder.to_owned(),
             error,
-        })?;
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = open(folder, flags, Mode::empty()).map_err(|errno| no_inner(errno.into()))?;
+        let folder = Arc::new(File::from(opened));
+        let inner = Inner::build(&pages, &folder).map_err(no_inner)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = EventFd::from_value_and_flags(0, flags)
             .map(Arc::new)
             .map_err(|errno| ServeError::Start(errno.into()))?;
-        let acceptor = Acceptor::new(self.listener, Arc::clone(&stop), pages, inner, limits)
-            .map_err(ServeError::Start)?;
+        let acceptor = Acceptor::new(
+            self.listener,
+            Arc::clone(&stop),
+            pages,
+            folder,
+            inner,
+            limits,
+        )
+        .map_err(ServeError::Start)?;
         let acceptor = std::thread::Builder::new()
             .name("metrics-accept".to_owned())
             .spawn(move || acceptor.run())

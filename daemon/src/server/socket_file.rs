@@ -260,6 +260,11 @@ impl LockedPlace {
         &self.place.path
     }
 
+    /// The folder that it is in.
+    pub fn folder(&self) -> &Path {
+        self.place.folder()
+    }
+
     /// Replaces a stale socket and listens.
     pub fn listen(&mut self) -> Result<OwnedFd, StartError> {
         let path = self.place.path.clone();

@@ -8,6 +8,7 @@
 //! that is complete when it is accepted cannot be displaced by a flood between its turn and its answer.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +35,8 @@ pub(super) struct Acceptor {
     listener: TcpListener,
     stop: Arc<EventFd>,
     pages: Arc<Pages>,
+    /// Where the inner hop is bound.
+    folder: Arc<File>,
     limits: Limits,
     connections: Vec<Connection>,
     next_id: u64,
@@ -72,6 +75,7 @@ impl Acceptor {
         listener: TcpListener,
         stop: Arc<EventFd>,
         pages: Arc<Pages>,
+        folder: Arc<File>,
         inner: Inner,
         limits: Limits,
     ) -> io::Result<Self> {
@@ -81,6 +85,7 @@ impl Acceptor {
             listener,
             stop,
             pages,
+            folder,
             limits,
             connections: Vec::with_capacity(limits.connection_count),
             next_id: 0,
@@ -303,7 +308,7 @@ impl Acceptor {
 
     fn build_inner(&mut self, now: Instant) {
         self.next_build_at = now + self.limits.rebuild_pause;
-        match Inner::build(&self.pages) {
+        match Inner::build(&self.pages, &self.folder) {
             Ok(inner) => {
                 self.inner = Some(inner);
                 self.next_watch_at = now + self.limits.watch_every;

@@ -4,10 +4,12 @@
 //! [`Inner::build`] runs on the caller of `serve` and later on the acceptor thread, which alone uses
 //! the hop; the render thread is its child. The connection stays open between requests, so a scrape
 //! takes no descriptor here and cannot fail for want of one. The socket has a name in the file system
-//! only inside `build`: from then on nobody can connect to it but through a descriptor that we hold.
+//! only inside `build`, one that nobody can foresee and that only this user could use: from then on nobody
+//! can connect to it but through a descriptor that we hold. The name is in the folder of the daemon's own
+//! socket, so that the process needs to write to no other one.
 //!
 //! ```text
-//!   build:  mkdtemp ─ bind ─ keep an O_PATH descriptor ─ unlink, rmdir ─ tiny_http ─ connect
+//!   build:  bind ─ keep an O_PATH descriptor ─ unlink ─ tiny_http ─ connect
 //!   end:    close the connection ─ unblock recv ─ last user drops `Listening`:
 //!           tiny_http told to close ─ its accept woken by one last connection
 //! ```
@@ -20,18 +22,18 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::Mode;
-use nix::unistd::mkdtemp;
 use tiny_http::{Header, Response, Server, StatusCode};
 
 use super::head::Request;
 use super::pages::{Page, Pages};
+use crate::random::random_bytes;
 
 /// An answer beyond this is a defect, not a scrape: all families take some 20 KiB.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -64,7 +66,7 @@ struct Listening {
     node: OwnedFd,
     /// The folder in which it was bound. tiny_http remembers the path through this descriptor and
     /// removes it when it ends: kept until then, so that the path leads nowhere else.
-    folder: File,
+    folder: Arc<File>,
 }
 
 impl Drop for Listening {
@@ -98,8 +100,8 @@ fn by_descriptor(descriptor: &impl AsRawFd) -> PathBuf {
 
 impl Inner {
     /// Binds, starts tiny_http and the render thread, connects.
-    pub(super) fn build(pages: &Arc<Pages>) -> io::Result<Self> {
-        let (listener, node, folder) = bind_without_name()?;
+    pub(super) fn build(pages: &Arc<Pages>, folder: &Arc<File>) -> io::Result<Self> {
+        let (listener, node) = bind_without_name(folder)?;
         let stream = Arc::new(UnixStream::connect(by_descriptor(&node))?);
         stream.set_nonblocking(true)?;
         let waker = socket(
@@ -116,7 +118,7 @@ impl Inner {
             server: Some(server),
             waker,
             node,
-            folder,
+            folder: Arc::clone(folder),
         });
         let render_thread = std::thread::Builder::new()
             .name("metrics-render".to_owned())
@@ -212,25 +214,15 @@ impl AsFd for Inner {
     }
 }
 
-/// A listener whose name is gone, a descriptor of its inode, and one of the folder it was bound in.
-fn bind_without_name() -> io::Result<(UnixListener, OwnedFd, File)> {
-    // mkdtemp makes a folder that only we may enter, under a name that nobody can foresee.
-    let path = mkdtemp(&std::env::temp_dir().join("hostkvd-metrics-XXXXXX"))?;
-    let bound = bind_in(&path);
-    if let Err(error) = std::fs::remove_dir(&path) {
-        log::warn!("{} cannot be removed ({error}).", path.display());
-    }
-    bound
-}
-
-fn bind_in(folder: &Path) -> io::Result<(UnixListener, OwnedFd, File)> {
-    // Through the descriptor the path is short, however deep the temporary folder is.
-    let folder = File::open(folder)?;
-    let path = by_descriptor(&folder).join("s");
+/// A listener whose name is gone, and a descriptor of its inode.
+fn bind_without_name(folder: &File) -> io::Result<(UnixListener, OwnedFd)> {
+    let name = u128::from_ne_bytes(random_bytes()?);
+    // Through the descriptor the path is short, however deep the folder is.
+    let path = by_descriptor(folder).join(format!(".hostkvd-metrics-{name:032x}"));
     let listener = UnixListener::bind(&path)?;
     let node = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
     std::fs::remove_file(&path)?;
-    Ok((listener, node?, folder))
+    Ok((listener, node?))
 }
 
 /// The render thread: tiny_http's requests one after the other, until it is unblocked or fails.

@@ -6,6 +6,7 @@ mod alone;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -85,10 +86,14 @@ impl SnapshotSource for Source {
 }
 
 fn serve(source: &Source, limits: Limits) -> Endpoint {
+    serve_in(&std::env::temp_dir(), source, limits)
+}
+
+fn serve_in(folder: &Path, source: &Source, limits: Limits) -> Endpoint {
     let bound = Endpoint::bind(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
     assert_ne!(bound.local_addr().port(), 0);
     bound
-        .serve_within(Box::new(source.clone()), limits)
+        .serve_within(Box::new(source.clone()), folder, limits)
         .unwrap()
 }
 

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 
 use super::{
     Endpoint, Limits, Mood, Reply, Source, connect, exchange, fetch, prompt, read_reply, serve,
+    serve_in,
 };
 
 /// Runs `body` in a process where nothing else runs.
@@ -334,10 +335,10 @@ fn a_stop_leaves_no_thread_no_descriptor_and_no_file_behind() {
         || {
             let folder = std::env::temp_dir().join(format!("hostkvd-test-{}", std::process::id()));
             std::fs::create_dir(&folder).unwrap();
-            // SAFETY: the only other thread of this process is the test runner's, which waits.
-            unsafe { std::env::set_var("TMPDIR", &folder) };
             let before = usage();
-            let endpoint = prompt();
+            let source = Source::new(&[Mood::Prompt]);
+            let endpoint = serve_in(&folder, &source, Limits::default());
+            drop(source);
             assert_eq!(fetch(&endpoint, "GET", "/metrics").status, 200);
             let left_behind = std::fs::read_dir(&folder).unwrap().count();
             std::fs::remove_dir(&folder).unwrap();
