@@ -84,7 +84,7 @@ fn ring(view: View) {
                     events.release(position);
                     reached("taken");
                 }
-                Taken::Garbage => panic!("a torn record"),
+                Taken::Garbage | Taken::Changed { .. } => panic!("a torn record"),
                 Taken::Nothing => break,
             }
         }
