@@ -177,6 +177,37 @@ impl Mapping {
             .map_err(|errno| MappingError::system(segment, call, errno))
     }
 
+    /// Brings in the pages of a part of a mapping for writes; a lack of memory is an error.
+    pub(crate) fn populate(&self, offset: u64, len_bytes: u64) -> Result<(), MappingError> {
+        let page = 4096;
+        let from = offset / page * page;
+        let end = (offset + len_bytes).next_multiple_of(page).min(self.len());
+        if from >= end {
+            return Ok(());
+        }
+        loop {
+            // SAFETY: the range lies inside this mapping, and the advice changes no byte that was there before.
+            let outcome = unsafe {
+                madvise(
+                    self.base.byte_add(from as usize).cast(),
+                    (end - from) as usize,
+                    MmapAdvise::MADV_POPULATE_WRITE,
+                )
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => {
+                    return Err(MappingError::system(
+                        "the staging segment",
+                        "madvise(MADV_POPULATE_WRITE)",
+                        errno,
+                    ));
+                }
+            }
+        }
+    }
+
     /// Address of the first byte.
     pub(crate) fn base(&self) -> *mut u8 {
         self.base.as_ptr()

@@ -53,6 +53,16 @@ impl Item {
         }
     }
 
+    /// Where it is to be written, as offset and length in the mapping for writes; none when that has no such place.
+    pub(crate) fn place(&self, session: &Inner) -> Option<(u64, u64)> {
+        if session.hello.staging_bytes == 0 {
+            return session.read.byte_range(self.extent());
+        }
+        let offset = u64::from(self.outcome.staging_units) * session.hello.align_bytes;
+        let len_bytes = u64::from(self.len_bytes);
+        (offset + len_bytes <= session.hello.staging_bytes).then_some((offset, len_bytes))
+    }
+
     fn is_granted(&self) -> bool {
         self.outcome.status == Status::Ok
     }
@@ -120,14 +130,10 @@ impl Reservation {
                 "the daemon granted an extent outside of the payload; report this defect",
             )
         };
-        let (offset, len_bytes) = self
-            .session
-            .read
-            .byte_range(item.extent())
-            .ok_or_else(outside)?;
+        let (offset, len_bytes) = item.place(&self.session).ok_or_else(outside)?;
         let base = self.session.write_base().ok_or_else(outside)?;
         Ok(SpanMut {
-            // The range lies inside the mapping, which has at least the payload's length.
+            // The range lies inside the mapping, which is as long as the segment.
             data: base.wrapping_add(offset as usize),
             len_bytes,
         })
@@ -182,6 +188,11 @@ impl Reservation {
                  keyspace can be evicted; release its leases, commit or abort its reservations, or start hostkvd with a \
                  larger --keyspace-quota",
                 self.session.hello.keyspace_quota_bytes
+            ),
+            (Status::Quota, Reason::Staging) => format!(
+                "{what} finds no room in this session's staging segment of {} bytes (staging), because what is reserved lies \
+                 scattered in it; commit or abort reservations first",
+                self.session.hello.staging_bytes
             ),
             (Status::Quota, _) => format!(
                 "{what} would lift this session's reserved bytes above its quota of {} bytes (session_reserved); \

@@ -130,7 +130,7 @@ pub struct ReserveItem {
 pub enum Mapping {
     /// The one that spans of leases lie in.
     Read,
-    /// The one that spans of reservations lie in.
+    /// The one that spans of reservations lie in; of an untrusted writer that is its staging segment.
     Write,
 }
 
@@ -195,7 +195,11 @@ impl Session {
             })?,
         };
         self.inner.give_payload_away();
-        Ok((base, self.inner.hello.capacity_bytes))
+        let len_bytes = match which {
+            Mapping::Read => self.inner.hello.capacity_bytes,
+            Mapping::Write => self.inner.write_bytes(),
+        };
+        Ok((base, len_bytes))
     }
 
     /// A descriptor that becomes readable when the daemon has ended; good until the session's last handle is ended.
@@ -282,17 +286,28 @@ impl Session {
                 outcome,
             })
             .collect();
+        // Of a staged session both the object's extent and its place to write.
         let is_outside = |item: &Item| {
             let extent = Extent {
                 offset_units: item.outcome.offset_units,
                 len_bytes: item.len_bytes,
             };
-            item.outcome.status == Status::Ok && self.inner.read.byte_range(extent).is_none()
+            item.outcome.status == Status::Ok
+                && (self.inner.read.byte_range(extent).is_none()
+                    || item.place(&self.inner).is_none())
         };
-        if items.iter().any(is_outside) {
-            let granted = items
-                .iter()
-                .filter(|item| item.outcome.status == Status::Ok);
+        let is_outside = items.iter().any(is_outside);
+        let granted = items
+            .iter()
+            .filter(|item| item.outcome.status == Status::Ok);
+        let populated = match is_outside {
+            true => Ok(()),
+            false => granted
+                .clone()
+                .filter_map(|item| item.place(&self.inner))
+                .try_for_each(|(offset, len)| self.inner.populate_staging(offset, len)),
+        };
+        if is_outside || populated.is_err() {
             self.inner.abort_later(Held {
                 op_id,
                 items: granted
@@ -302,6 +317,7 @@ impl Session {
                     })
                     .collect(),
             });
+            populated?;
             return Err(Error::internal(
                 "the daemon granted an extent outside of the payload; report this defect of hostkvd",
             ));

@@ -42,8 +42,8 @@ use crate::{critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
-/// Descriptors of one session: socket, pidfd, lease segment.
-const DESCRIPTORS_PER_SESSION: u64 = 3;
+/// Descriptors of one session: socket, pidfd, lease segment, staging segment.
+const DESCRIPTORS_PER_SESSION: u64 = 4;
 /// Descriptors of all else: segments, metrics, epoll and its like, and those kept in reserve.
 const DESCRIPTORS_BESIDE: u64 = 96;
 
@@ -92,7 +92,7 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
         ..facts
     };
 
-    let handout = handout(&control, &payload)?;
+    let handout = handout(&control, &payload, facts.is_sealed)?;
     // SAFETY: the workers end with the server, which `run` consumes, and `payload` is dropped at the end of this function.
     let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
     let workers = Workers::start(bytes)
@@ -207,14 +207,20 @@ fn make_payload(config: &Config, geometry: Geometry) -> Result<Payload, StartErr
             HugePages::Hugetlb => segment::HugePages::Hugetlb,
         },
         prefault: pool.prefault,
-        // The daemon's own user and root may always write.
-        writers_allowed: true,
+        writers_allowed: has_trusted_writer(config),
         start_wait: pool.start_wait,
     };
     Ok(segment::create_payload(
         &options,
         &mut StartProgress::new(),
     )?)
+}
+
+/// Whether a user that may write is trusted to write into the payload itself.
+fn has_trusted_writer(config: &Config) -> bool {
+    config
+        .access
+        .has_trusted_writer(nix::unistd::geteuid().as_raw())
 }
 
 /// Fills the control header, and gives what sessions are told; the loop's thread id is still missing in it.
@@ -252,6 +258,7 @@ fn init_header(
         align_bytes: config.pool.align_bytes,
         huge_page_bytes,
         entry_count: geometry.entry_count,
+        is_sealed: !payload.is_named() && !has_trusted_writer(config),
     })
 }
 
@@ -301,13 +308,16 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
     }
 }
 
-fn handout(control: &Segment, payload: &Payload) -> Result<Handout, StartError> {
+fn handout(control: &Segment, payload: &Payload, is_sealed: bool) -> Result<Handout, StartError> {
     let own_pid = std::process::id() as i32;
     let daemon = pidfd_open(own_pid)
         .map_err(|errno| fault("opening the daemon's own pidfd", errno.into()))?;
     Ok(Handout {
         control: Rc::new(control.read_only_fd()?),
-        payload_writable: Rc::new(payload.writable_fd()?),
+        payload_writable: match is_sealed {
+            false => Some(Rc::new(payload.writable_fd()?)),
+            true => None,
+        },
         payload_read_only: Rc::new(payload.read_only_fd()?),
         daemon: Rc::new(daemon),
     })

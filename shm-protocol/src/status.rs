@@ -125,6 +125,8 @@ pub enum Reason {
     PoolReserved = 5,
     /// The keyspace would pass its quota, and nothing more of it can be evicted.
     KeyspaceQuota = 6,
+    /// No hole of that size in the session's staging segment.
+    Staging = 7,
 }
 
 impl Reason {
@@ -138,6 +140,7 @@ impl Reason {
             Reason::SessionReserved,
             Reason::PoolReserved,
             Reason::KeyspaceQuota,
+            Reason::Staging,
         ]
         .into_iter()
         .find(|r| *r as u8 == number)
@@ -153,6 +156,7 @@ impl Reason {
             Reason::SessionReserved => "session_reserved",
             Reason::PoolReserved => "pool_reserved",
             Reason::KeyspaceQuota => "keyspace_quota",
+            Reason::Staging => "staging",
         }
     }
 }

@@ -31,6 +31,7 @@ mod telemetry;
 mod tenants;
 mod timeout;
 mod torture;
+mod untrusted;
 mod versions;
 mod write_path;
 

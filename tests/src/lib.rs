@@ -18,6 +18,7 @@
     reason = "a harness of tests fails by panicking, with the place and the error"
 )]
 
+pub mod attack;
 pub mod cgroup;
 mod daemon;
 mod manager;

@@ -21,7 +21,7 @@ use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
 use hostkv_shm_protocol::wire::hello::{
-    Challenge, HELLO_DESCRIPTORS, Hello, HelloPrefix, HelloReply, NONCE_BYTES,
+    Challenge, Hello, HelloPrefix, HelloReply, NONCE_BYTES, STAGED_HELLO_DESCRIPTORS,
 };
 use hostkv_shm_protocol::wire::reply::{Reply, ReservedItem};
 use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request, Reserve, ReserveItem, Resolve};
@@ -46,6 +46,10 @@ struct Opened {
     reply: HelloReply,
     payload: MmapRaw,
     payload_fd: OwnedFd,
+    control_fd: OwnedFd,
+    /// Of an untrusted writer.
+    staging: Option<MmapRaw>,
+    staging_fd: Option<OwnedFd>,
     lease: MmapRaw,
 }
 
@@ -85,7 +89,7 @@ impl RawClient {
     /// The next frame, or why there is none; an empty one is the end of the connection.
     fn frame(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut bytes = vec![0; MAX_FRAME_BYTES];
-        let mut control = nix::cmsg_space!([RawFd; HELLO_DESCRIPTORS]);
+        let mut control = nix::cmsg_space!([RawFd; STAGED_HELLO_DESCRIPTORS]);
         let mut parts = [io::IoSliceMut::new(&mut bytes)];
         let got = recvmsg::<()>(
             self.socket().as_raw_fd(),
@@ -150,9 +154,17 @@ impl RawClient {
             return Err(refusal(&header, body));
         }
         let reply = HelloReply::decode(body).unwrap();
-        let [_control, lease, payload_fd, _daemon]: [OwnedFd; HELLO_DESCRIPTORS] = descriptors
+        let mut descriptors = descriptors;
+        let staging_fd = (reply.staging_bytes > 0).then(|| descriptors.remove(3));
+        let [control_fd, lease, payload_fd, _daemon] = descriptors
             .try_into()
-            .expect("four descriptors come with HELLO");
+            .expect("four descriptors come with HELLO, and a staging segment for some");
+        let staging = staging_fd.as_ref().map(|fd| {
+            MmapOptions::new()
+                .len(reply.staging_bytes as usize)
+                .map_raw(fd)
+                .unwrap()
+        });
         let lease_len = nix::sys::stat::fstat(&lease).unwrap().st_size as usize;
         let mut whole = MmapOptions::new();
         whole.len(reply.capacity_bytes as usize);
@@ -163,6 +175,9 @@ impl RawClient {
         self.opened = Some(Opened {
             payload,
             payload_fd,
+            control_fd,
+            staging,
+            staging_fd,
             lease: MmapOptions::new().len(lease_len).map_raw(&lease).unwrap(),
             reply: reply.clone(),
         });
@@ -179,6 +194,17 @@ impl RawClient {
     /// The payload's descriptor.
     pub fn payload_fd(&self) -> impl AsFd + '_ {
         &self.open_session().payload_fd
+    }
+
+    /// The control segment's descriptor.
+    pub fn control_fd(&self) -> impl AsFd + '_ {
+        &self.open_session().control_fd
+    }
+
+    /// The staging segment's descriptor and mapping, if the session has one.
+    pub fn staging(&self) -> Option<(&OwnedFd, &MmapRaw)> {
+        let opened = self.open_session();
+        opened.staging_fd.as_ref().zip(opened.staging.as_ref())
     }
 
     fn open_session(&self) -> &Opened {
@@ -290,16 +316,18 @@ impl RawClient {
     /// Writes the bytes of a key into its extent.
     pub fn fill(&self, key: &ChunkKey, item: &ReservedItem, len_bytes: u64) {
         let opened = self.open_session();
-        let offset = u64::from(item.offset_units) * opened.reply.align_bytes;
-        assert!(offset + len_bytes <= opened.reply.capacity_bytes);
-        // SAFETY: the range is inside the mapping, and the daemon has granted it to this client alone.
-        unsafe {
-            crate::fill(
-                key,
-                opened.payload.as_mut_ptr().add(offset as usize),
-                len_bytes,
-            )
+        let (map, units, most) = match &opened.staging {
+            Some(staging) => (staging, item.staging_units, opened.reply.staging_bytes),
+            None => (
+                &opened.payload,
+                item.offset_units,
+                opened.reply.capacity_bytes,
+            ),
         };
+        let offset = u64::from(units) * opened.reply.align_bytes;
+        assert!(offset + len_bytes <= most);
+        // SAFETY: the range is inside the mapping, and the daemon has granted it to this client alone.
+        unsafe { crate::fill(key, map.as_mut_ptr().add(offset as usize), len_bytes) };
     }
 
     /// Its lease segment; good for as long as this client lives.

@@ -3,7 +3,7 @@
 //! Called once for each session by the thread that opens it.
 //!
 //! ```text
-//!   connect --> CHALLENGE(nonce) --> HELLO(nonce, versions, wishes) --> reply + 4 descriptors
+//!   connect --> CHALLENGE(nonce) --> HELLO(nonce, versions, wishes) --> reply + 4 or 5 descriptors
 //!                    \--> ERROR(status, sentence)   \--> ERROR(status, sentence)
 //! ```
 
@@ -14,7 +14,8 @@ use hostkv_shm_protocol::version::{ABI_HASH, PACKAGE_VERSION, PROTOCOL_VERSION};
 use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
 use hostkv_shm_protocol::wire::hello::{
-    Challenge, HELLO_DESCRIPTORS, Hello, HelloPrefix, HelloReply, hello_flags,
+    Challenge, HELLO_DESCRIPTORS, Hello, HelloPrefix, HelloReply, STAGED_HELLO_DESCRIPTORS,
+    hello_flags,
 };
 use hostkv_shm_protocol::wire::reply::Reply;
 use nix::errno::Errno;
@@ -53,6 +54,8 @@ pub(crate) struct Opened {
     pub(crate) control: OwnedFd,
     pub(crate) lease: OwnedFd,
     pub(crate) payload: OwnedFd,
+    /// Where an untrusted writer writes.
+    pub(crate) staging: Option<OwnedFd>,
     pub(crate) daemon_pidfd: OwnedFd,
 }
 
@@ -138,14 +141,24 @@ pub(crate) fn open(
         Err(error) => return Err(error),
     }
     match welcome(connection.socket.raw(), &mut buffer, &deadline) {
-        Ok((reply, [control, lease, payload, daemon_pidfd])) => Ok(Opened {
-            connection,
-            reply,
-            control,
-            lease,
-            payload,
-            daemon_pidfd,
-        }),
+        Ok((reply, descriptors)) => {
+            let Descriptors {
+                control,
+                lease,
+                payload,
+                staging,
+                daemon_pidfd,
+            } = descriptors;
+            Ok(Opened {
+                connection,
+                reply,
+                control,
+                lease,
+                payload,
+                staging,
+                daemon_pidfd,
+            })
+        }
         Err(error) => {
             // The daemon has, or may still open, a session that it would keep for as long as this process lives.
             connection.say_bye_unanswered();
@@ -154,12 +167,41 @@ pub(crate) fn open(
     }
 }
 
+/// What comes with the HELLO reply, in its order.
+struct Descriptors {
+    control: OwnedFd,
+    lease: OwnedFd,
+    payload: OwnedFd,
+    staging: Option<OwnedFd>,
+    daemon_pidfd: OwnedFd,
+}
+
+impl Descriptors {
+    /// Sorts them by what the reply says; none when there are too few or too many.
+    fn of(received: Vec<OwnedFd>, reply: &HelloReply) -> Option<Descriptors> {
+        let is_staged = reply.staging_bytes > 0;
+        let mut received = received.into_iter();
+        let descriptors = Descriptors {
+            control: received.next()?,
+            lease: received.next()?,
+            payload: received.next()?,
+            staging: if is_staged {
+                Some(received.next()?)
+            } else {
+                None
+            },
+            daemon_pidfd: received.next()?,
+        };
+        received.next().is_none().then_some(descriptors)
+    }
+}
+
 /// Receives the answer to HELLO.
 fn welcome(
     socket: RawFd,
     buffer: &mut [u8],
     deadline: &Deadline,
-) -> Result<(HelloReply, [OwnedFd; HELLO_DESCRIPTORS]), ConnectionError> {
+) -> Result<(HelloReply, Descriptors), ConnectionError> {
     let answer = receive_raw(socket, buffer, deadline)?;
     if answer.header.message != MessageType::Hello {
         return Err(refusal(&buffer[..answer.len]));
@@ -167,9 +209,13 @@ fn welcome(
     let (_, cursor) = decode(&buffer[..answer.len])?;
     let reply = HelloReply::decode(cursor).map_err(protocol)?;
     let count = answer.descriptors.len();
-    let descriptors = answer.descriptors.try_into().map_err(|_| {
+    let descriptors = Descriptors::of(answer.descriptors, &reply).ok_or_else(|| {
+        let expected = match reply.staging_bytes {
+            0 => HELLO_DESCRIPTORS,
+            _ => STAGED_HELLO_DESCRIPTORS,
+        };
         ConnectionError::Protocol(format!(
-            "HELLO came with {count} descriptors instead of {HELLO_DESCRIPTORS}"
+            "HELLO came with {count} descriptors instead of {expected}"
         ))
     })?;
     Ok((reply, descriptors))
@@ -393,6 +439,7 @@ mod tests {
             pin_quota_bytes: 0,
             reserve_quota_bytes: 0,
             keyspace_quota_bytes: 0,
+            staging_bytes: 0,
             max_object_bytes: 4096,
             pin_slot_count: 256,
             max_batch_keys: 1024,

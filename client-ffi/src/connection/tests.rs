@@ -67,6 +67,7 @@ fn grant(entry: u32, status: Status) -> ReservedItem {
         reason: Reason::None,
         entry: EntryNumber(entry),
         offset_units: 0,
+        staging_units: 0,
         generation: u64::from(entry) * 2,
     }
 }

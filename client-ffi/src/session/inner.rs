@@ -41,8 +41,8 @@ const DEFAULT_TIMEOUT_MS: u32 = 5000;
 struct Payload {
     /// None when reads use the writable mapping.
     _read: Option<Mapping>,
-    /// None on a read-only session.
-    _write: Option<Mapping>,
+    /// Of the payload, or of an untrusted writer its staging segment; none on a read-only session.
+    write: Option<Mapping>,
     /// Whether the caller knows a base address, so that only a close may unmap.
     is_given_away: bool,
 }
@@ -54,7 +54,8 @@ pub(crate) struct Inner {
     pub(crate) read: ReadPath,
     connection: Connection,
     daemon_pidfd: Descriptor,
-    /// **The lock** guards the end of the mappings against a second one. Held for munmap only.
+    /// **The lock** guards the end of the mappings against a second one. Held for munmap, and while pages of a staging
+    /// segment are brought in.
     payload: Mutex<Option<Payload>>,
     read_base: NonNull<u8>,
     write_base: Option<NonNull<u8>>,
@@ -114,9 +115,17 @@ impl Inner {
             control,
             lease,
             payload,
+            staging,
             daemon_pidfd,
         } = hello::open(&path, &wishes, deadline)?;
-        let parts = Parts::map(config.flags, &reply, &control, &lease, payload, &fork);
+        let parts = Parts::map(
+            config.flags,
+            &reply,
+            &control,
+            &lease,
+            (payload, staging),
+            &fork,
+        );
         let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {
@@ -364,6 +373,27 @@ impl Inner {
         self.write_base.map(NonNull::as_ptr)
     }
 
+    /// Length of the mapping for writes in bytes.
+    pub(crate) fn write_bytes(&self) -> u64 {
+        match self.hello.staging_bytes {
+            0 => self.hello.capacity_bytes,
+            staging_bytes => staging_bytes,
+        }
+    }
+
+    /// Brings in the pages of a place in the staging segment, which are not there before the first write; nothing for a
+    /// session that writes into the payload. What would be a signal at that write is an error here.
+    pub(crate) fn populate_staging(&self, offset: u64, len_bytes: u64) -> Result<()> {
+        if self.hello.staging_bytes == 0 {
+            return Ok(());
+        }
+        let payload = self.payload.lock().unwrap_or_else(PoisonError::into_inner);
+        match payload.as_ref().and_then(|payload| payload.write.as_ref()) {
+            Some(staging) => Ok(staging.populate(offset, len_bytes)?),
+            None => Err(refusal_error(Refusal::Dead)),
+        }
+    }
+
     /// From now on only the close unmaps the payload, because the caller knows where it lies.
     pub(crate) fn give_payload_away(&self) {
         let mut payload = self.payload.lock().unwrap_or_else(PoisonError::into_inner);
@@ -408,7 +438,7 @@ impl Parts {
         hello: &HelloReply,
         control: &OwnedFd,
         lease: &OwnedFd,
-        payload: OwnedFd,
+        (payload, staging): (OwnedFd, Option<OwnedFd>),
         fork: &Arc<ForkMark>,
     ) -> Result<Parts> {
         let control = Mapping::new(
@@ -443,19 +473,39 @@ impl Parts {
                 View::new(lease.base(), lease.len()),
             )
         };
-        let map_payload = |access| {
+        let map_large = |fd: &OwnedFd, segment, access, least_bytes| {
             let plan = Plan {
-                segment: "the payload segment",
+                segment,
                 access,
-                least_bytes: hello.capacity_bytes,
+                least_bytes,
                 is_huge_aligned: true,
                 is_left_out_of_dumps: true,
                 is_populated: flags & POPULATE != 0,
             };
-            Mapping::new(&payload, plan, fork)
+            Mapping::new(fd, plan, fork)
         };
-        let write = match flags & READ_ONLY {
-            0 => Some(map_payload(Access::ReadWrite)?),
+        let map_payload = |access| {
+            map_large(
+                &payload,
+                "the payload segment",
+                access,
+                hello.capacity_bytes,
+            )
+        };
+        if flags & SINGLE_MAPPING != 0 && staging.is_some() {
+            return Err(Error::invalid(
+                "SINGLE_MAPPING needs a writable mapping of the payload, and the daemon gives this user a staging segment \
+                 instead (hostkvd --untrusted-uid); open the session without it",
+            ));
+        }
+        let write = match (flags & READ_ONLY, &staging) {
+            (0, None) => Some(map_payload(Access::ReadWrite)?),
+            (0, Some(staging)) => Some(map_large(
+                staging,
+                "the staging segment",
+                Access::ReadWrite,
+                hello.staging_bytes,
+            )?),
             _ => None,
         };
         let read_mapping = match flags & SINGLE_MAPPING {
@@ -481,7 +531,7 @@ impl Parts {
             read,
             payload: Payload {
                 _read: read_mapping,
-                _write: write,
+                write,
                 is_given_away: false,
             },
             read_base,

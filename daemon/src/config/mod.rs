@@ -117,8 +117,21 @@ pub struct AccessConfig {
     pub allow_gids: Vec<u32>,
     /// Users that may only read, whatever else names them.
     pub read_only_uids: Vec<u32>,
+    /// Users that may write, but never into the payload itself.
+    pub untrusted_uids: Vec<u32>,
     /// Users that may clear, list, audit and reload.
     pub admin_uids: Vec<u32>,
+}
+
+impl AccessConfig {
+    /// Whether anybody may map the payload writable, given the daemon's own user.
+    pub fn has_trusted_writer(&self, own_uid: u32) -> bool {
+        let is_trusted =
+            |uid: &u32| !self.untrusted_uids.contains(uid) && !self.read_only_uids.contains(uid);
+        let named = self.allow_uids.iter().chain(&self.admin_uids);
+        // Members of a group can't be told beforehand.
+        !self.allow_gids.is_empty() || [own_uid, 0].iter().chain(named).any(is_trusted)
+    }
 }
 
 /// The payload and the index.

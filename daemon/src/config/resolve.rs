@@ -267,6 +267,7 @@ impl Resolver<'_> {
             allow_uids: self.ids(&setting::ALLOW_UID)?,
             allow_gids: self.ids(&setting::ALLOW_GID)?,
             read_only_uids: self.ids(&setting::READ_ONLY_UID)?,
+            untrusted_uids: self.ids(&setting::UNTRUSTED_UID)?,
             admin_uids: self.ids(&setting::ADMIN_UID)?,
         };
         let host = self.host;

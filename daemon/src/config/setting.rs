@@ -174,6 +174,15 @@ pub(super) static READ_ONLY_UID: Setting = Setting::new(
     USER_ID,
 )
 .reloadable();
+pub(super) static UNTRUSTED_UID: Setting = Setting::new(
+    "untrusted-uid",
+    "N",
+    Shape::Numbers,
+    ACCESS,
+    "User that may write, but only into a staging segment of its own that the daemon copies from (repeatable)",
+    USER_ID,
+)
+.reloadable();
 pub(super) static ADMIN_UID: Setting = Setting::new(
     "admin-uid",
     "N",
@@ -459,13 +468,14 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 39] = [
+pub(super) static ALL: [&Setting; 40] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
     &SOCKET_GROUP,
     &SOCKET_MODE,
     &READ_ONLY_UID,
+    &UNTRUSTED_UID,
     &ADMIN_UID,
     &L1_SIZE_GB,
     &L1_ALIGN_BYTES,

@@ -129,6 +129,7 @@ fn no_flags_give_the_documented_defaults() {
         allow_uids: vec![],
         allow_gids: vec![],
         read_only_uids: vec![],
+        untrusted_uids: vec![],
         admin_uids: vec![],
     };
     assert_eq!(config.access, nobody);
@@ -219,13 +220,14 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 37] = [
+const SAMPLES: [(&str, &str, &str); 38] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
     ("socket-group", "hostkv", "\"hostkv\""),
     ("socket-mode", "0666", "\"0666\""),
     ("read-only-uid", "9", "[9]"),
+    ("untrusted-uid", "11", "[11]"),
     ("admin-uid", "10", "[10]"),
     ("l1-size-gb", "0.5", "0.5"),
     ("l1-align-bytes", "64", "64"),
@@ -339,7 +341,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 38, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 39, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",
@@ -490,6 +492,24 @@ fn the_socket_goes_into_the_runtime_directory_of_service_user_or_root() {
 }
 
 #[test]
+fn the_payload_has_a_trusted_writer_unless_each_who_may_write_is_named_untrusted() {
+    let world = World::of_a_user();
+    let trusts = |flags: &[&str]| world.run(flags).access.has_trusted_writer(500);
+    assert!(trusts(&[]));
+    assert!(trusts(&["--untrusted-uid", "500"]), "root may write");
+    let nobody = ["--untrusted-uid", "500", "--untrusted-uid", "0"];
+    assert!(!trusts(&nobody));
+    assert!(!trusts(&[&nobody[..], &["--read-only-uid", "7"]].concat()));
+    for one in [
+        ["--allow-uid", "7"],
+        ["--admin-uid", "7"],
+        ["--allow-gid", "7"],
+    ] {
+        assert!(trusts(&[&nobody[..], &one].concat()), "{one:?}");
+    }
+}
+
+#[test]
 fn a_socket_path_has_the_107_bytes_of_the_kernel() {
     let world = World::of_a_user();
     let longest = format!("/{}", "k".repeat(106));
@@ -572,7 +592,7 @@ fn rereading_takes_over_level_eviction_access_and_quotas_and_names_the_rest() {
     world.write(
         "/kv.toml",
         "l1_size_gb = 16\nlog_level = \"debug\"\neviction_trigger_watermark = 0.5\neviction_ratio = 0.1\n\
-         allow_uid = [1]\nallow_gid = [2]\nread_only_uid = [3]\nadmin_uid = [4]\nmax_pins = 1024\n\
+         allow_uid = [1]\nallow_gid = [2]\nread_only_uid = [3]\nuntrusted_uid = [5]\nadmin_uid = [4]\nmax_pins = 1024\n\
          max_reserved_ratio = 0.2\nmax_keyspaces = 7\nmax_sessions = 8\nspin_us = 9\nshm_name = \"kv\"\n",
     );
     // What the process did not start with does not count.
@@ -586,6 +606,7 @@ fn rereading_takes_over_level_eviction_access_and_quotas_and_names_the_rest() {
     assert_eq!(next.access.allow_uids, [1]);
     assert_eq!(next.access.allow_gids, [2, 990]);
     assert_eq!(next.access.read_only_uids, [3]);
+    assert_eq!(next.access.untrusted_uids, [5]);
     assert_eq!(next.access.admin_uids, [4]);
     let limits = &next.limits;
     assert_eq!(
@@ -599,7 +620,7 @@ fn rereading_takes_over_level_eviction_access_and_quotas_and_names_the_rest() {
     assert_eq!(limits.max_pins, 512, "the flag still wins");
     assert_eq!(limits.spin, Duration::ZERO);
     assert_eq!(next.pool, config.pool);
-    assert_eq!(changed.len(), 10, "{changed:?}");
+    assert_eq!(changed.len(), 11, "{changed:?}");
     assert!(
         changed.contains(&"max_sessions is now 8, was 256".into()),
         "{changed:?}"

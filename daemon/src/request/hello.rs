@@ -41,6 +41,8 @@ pub struct PoolFacts {
     pub huge_page_bytes: u64,
     /// Entries of the index.
     pub entry_count: u32,
+    /// Whether the payload is sealed against writing, so that every writer has a staging segment.
+    pub is_sealed: bool,
 }
 
 /// A session that has just been opened.
@@ -56,6 +58,8 @@ pub struct Opened {
     pub lease: OwnedFd,
     /// The daemon's own descriptor of it.
     pub own_lease: OwnedFd,
+    /// Its staging segment, for a client that may write and must not write into the payload.
+    pub staging: Option<OwnedFd>,
 }
 
 /// Refuses a client of another version; its HELLO is not read further.
@@ -121,10 +125,30 @@ pub fn open(
         status: Status::System,
         text: error.to_string(),
     })?;
+    let is_staged = !is_read_only && (!applicant.is_trusted || facts.is_sealed);
+    let staging_bytes = match is_staged {
+        true => store
+            .reserve_quota_bytes()
+            .max(facts.align_bytes)
+            .next_multiple_of(segment::HUGE_PAGE_BYTES),
+        false => 0,
+    };
+    let staging = match is_staged {
+        true => Some(segment::create_staging(staging_bytes)),
+        false => None,
+    };
+    let staging = staging.transpose().map_err(|error| Refusal {
+        status: Status::System,
+        text: error.to_string(),
+    })?;
     let session = store.next_session_id();
     let (mapping, own_lease) = segment.into_parts();
     let parts = lease_parts(mapping, &geometry, facts.instance_id, session)?;
     store.open_session(session, parts, !is_read_only, applicant.is_admin, now);
+    let staging = staging.map(|staging| {
+        store.give_staging(session, staging.daemon_fd, staging_bytes);
+        staging.client_fd
+    });
     warn_of_clock(session, hello.mono_ns, now);
     Ok(Opened {
         session,
@@ -139,6 +163,7 @@ pub fn open(
             pin_quota_bytes: store.pin_quota_bytes(),
             reserve_quota_bytes: store.reserve_quota_bytes(),
             keyspace_quota_bytes: store.keyspace_quota_bytes(),
+            staging_bytes,
             max_object_bytes: store.max_object_bytes(),
             pin_slot_count: slot_count,
             max_batch_keys: MAX_BATCH_KEYS as u32,
@@ -147,6 +172,7 @@ pub fn open(
         },
         lease,
         own_lease,
+        staging,
     })
 }
 

@@ -43,6 +43,8 @@ pub struct Applicant {
     pub uid: u32,
     /// Whether it may write.
     pub may_write: bool,
+    /// Whether it may map the payload writable when it may write.
+    pub is_trusted: bool,
     /// Whether it may do what is kept to admins.
     pub is_admin: bool,
 }

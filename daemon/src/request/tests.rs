@@ -68,6 +68,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         align_bytes: 4096,
         huge_page_bytes: 0,
         entry_count: ENTRIES,
+        is_sealed: false,
     };
     (Store::new(config, view).unwrap(), facts)
 }
@@ -92,6 +93,7 @@ pub(crate) fn applicant(uid: u32) -> Applicant {
         pid: 1,
         uid,
         may_write: true,
+        is_trusted: true,
         is_admin: false,
     }
 }

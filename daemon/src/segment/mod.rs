@@ -7,6 +7,7 @@
 //!             backing                   seals                            daemon     descriptor of a client
 //!   control   memfd hostkv-control      shrink grow future_write seal    rw         O_RDONLY
 //!   lease     memfd hostkv-lease        shrink grow seal                 rw         rw, its own only, opened anew
+//!   staging   memfd hostkv-staging      shrink grow seal                 not mapped rw, its own only
 //!   payload   memfd hostkv-payload,     shrink grow seal, and            rw, not    rw for trusted writers,
 //!             or hugetlb memfd          future_write without writers     by loop    else O_RDONLY
 //!             or name in /dev/shm       none possible
@@ -14,6 +15,10 @@
 //!
 //! The size is fixed and every page is allocated before a descriptor leaves the daemon. A lack of memory is then an
 //! error of a call here, and never a SIGBUS of whoever touches a page first.
+//!
+//! The staging segment of an untrusted writer is the exception: it stays sparse, because only its own session maps it. The
+//! library brings pages in when they are granted, so that they are charged to the client's control group and not to the
+//! daemon's, and a lack of memory is an error of that call. The daemon reads by pread, to which a hole is zeros.
 //!
 //! Inside: `mapping` owns an address range, `memfd` creates and seals, `payload` with `named`, `prefault`, `memory`,
 //! `readings`, `holders` and `progress` makes the large one, `kernel` refuses old kernels, `error` has the sentences.
@@ -99,6 +104,28 @@ pub fn create_control(len_bytes: u64) -> Result<Segment, SegmentError> {
 /// Creates a lease segment, all zero: the daemon and one session write it.
 pub fn create_lease(len_bytes: u64) -> Result<Segment, SegmentError> {
     create_segment("lease", "hostkv-lease", len_bytes, false)
+}
+
+/// Creates a staging segment, sparse and not mapped here: one untrusted session writes it, the daemon reads it.
+pub fn create_staging(len_bytes: u64) -> Result<Staging, SegmentError> {
+    const SEGMENT: &str = "staging";
+    let fd = memfd::create("hostkv-staging", SEGMENT, MFdFlags::empty())?;
+    memfd::set_len(fd.as_fd(), len_bytes, SEGMENT)?;
+    memfd::seal(fd.as_fd(), false, SEGMENT)?;
+    Ok(Staging {
+        // Descriptors of their own: the client's flags and offsets are not the daemon's.
+        client_fd: memfd::writable_fd(fd.as_fd(), SEGMENT)?,
+        daemon_fd: memfd::read_only_fd(fd.as_fd(), SEGMENT)?,
+    })
+}
+
+/// The two descriptors of a staging segment.
+#[derive(Debug)]
+pub struct Staging {
+    /// Read-write, for its session.
+    pub client_fd: OwnedFd,
+    /// Read-only, for the copies.
+    pub daemon_fd: OwnedFd,
 }
 
 fn create_segment(

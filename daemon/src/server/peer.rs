@@ -169,8 +169,10 @@ impl AccessRules {
         let rules = &self.config;
         let is_admin = uid == self.own_uid || uid == 0 || rules.admin_uids.contains(&uid);
         let is_read_only = rules.read_only_uids.contains(&uid);
+        let is_untrusted = rules.untrusted_uids.contains(&uid);
         let may_open = is_admin
             || is_read_only
+            || is_untrusted
             || rules.allow_uids.contains(&uid)
             || who.gids.iter().any(|gid| rules.allow_gids.contains(gid));
         if !may_open {
@@ -187,6 +189,7 @@ impl AccessRules {
             pid: who.pid,
             uid,
             may_write: !is_read_only,
+            is_trusted: !is_untrusted,
             is_admin,
         })
     }
@@ -205,6 +208,7 @@ mod tests {
                 allow_uids: vec![1000],
                 allow_gids: vec![70],
                 read_only_uids: vec![1001, 1000 + 5],
+                untrusted_uids: vec![1001, 3000],
                 admin_uids: vec![1002, 1000 + 5],
             },
         )
@@ -237,6 +241,15 @@ mod tests {
                 "uid {uid}"
             );
         }
+    }
+
+    #[test]
+    fn an_untrusted_user_writes_and_is_not_trusted_with_the_payload() {
+        let applicant = rules().admit(&user(3000, &[5])).unwrap();
+        assert!(applicant.may_write && !applicant.is_trusted && !applicant.is_admin);
+        assert!(rules().admit(&user(1000, &[5])).unwrap().is_trusted);
+        // Who may only read may not write, whatever else names it.
+        assert!(!rules().admit(&user(1001, &[5])).unwrap().may_write);
     }
 
     #[test]

@@ -301,28 +301,29 @@ impl Client {
             wishes.client_name,
             wishes.client_version,
             opened.reply.pin_slot_count,
-            if opened.can_write {
-                "read-write"
-            } else {
-                "read-only"
+            match (&opened.staging, opened.can_write) {
+                (Some(_), _) => "read-write through a staging segment",
+                (None, true) => "read-write",
+                (None, false) => "read-only",
             },
         );
         shared.clients.insert(id, self.number);
         let handout = &shared.handout;
-        let payload = if opened.can_write {
-            &handout.payload_writable
-        } else {
-            &handout.payload_read_only
+        // A writer with a staging segment is not trusted with the payload.
+        let payload = match &handout.payload_writable {
+            Some(writable) if opened.can_write && opened.staging.is_none() => writable,
+            _ => &handout.payload_read_only,
         };
+        let staging = opened.staging.map(Rc::new);
         connection.allow_session_output();
         let sent = connection.send(Packet {
             bytes: opened.reply.encode(request_id),
-            descriptors: vec![
-                Rc::clone(&handout.control),
-                Rc::new(opened.lease),
-                Rc::clone(payload),
-                Rc::clone(&handout.daemon),
-            ],
+            descriptors: [&handout.control, &Rc::new(opened.lease), payload]
+                .into_iter()
+                .chain(&staging)
+                .chain([&handout.daemon])
+                .map(Rc::clone)
+                .collect(),
         });
         self.state = State::Serving {
             connection,

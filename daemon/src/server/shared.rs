@@ -24,9 +24,9 @@ use crate::telemetry::{Event, EventType, PairId, Telemetry, Value};
 pub struct Handout {
     /// The control segment, read-only.
     pub control: Rc<OwnedFd>,
-    /// The payload for writers.
-    pub payload_writable: Rc<OwnedFd>,
-    /// The payload for read-only sessions.
+    /// The payload for trusted writers; none when it is sealed against them.
+    pub payload_writable: Option<Rc<OwnedFd>>,
+    /// The payload for all others.
     pub payload_read_only: Rc<OwnedFd>,
     /// The daemon's own pidfd.
     pub daemon: Rc<OwnedFd>,

@@ -65,7 +65,7 @@ fn with_server(play: impl FnOnce(&mut Server, &Path) + Send) {
             facts,
             handout: Handout {
                 control: null(),
-                payload_writable: null(),
+                payload_writable: Some(null()),
                 payload_read_only: null(),
                 daemon: null(),
             },

@@ -93,6 +93,23 @@ impl Store {
                 .map(|entry| self.extent_bytes(*entry))
                 .sum::<u64>()
                 + self.committing_bytes(ledger.id);
+            if let Some(staging) = &ledger.staging {
+                let (units, count) = staging.usage();
+                let committing: usize = self
+                    .commits
+                    .of_session(ledger.id)
+                    .map(|commit| commit.items.len())
+                    .sum();
+                let entries: usize = ledger.reservations.values().map(|r| r.entries.len()).sum();
+                if self.units_to_bytes(units) != held || count != entries + committing {
+                    faults.push(format!(
+                        "session {} has {count} places of {units} units staged for {} entries of {held} bytes",
+                        ledger.id.0,
+                        entries + committing
+                    ));
+                }
+                faults.extend(staging.fault());
+            }
             if held != ledger.reserved_bytes {
                 faults.push(format!(
                     "session {} is charged {} reserved bytes and holds {held}",

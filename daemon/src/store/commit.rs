@@ -12,10 +12,11 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sum::Sum;
 use hostkv_shm_protocol::wire::reply::CommittedItem;
 use hostkv_shm_protocol::wire::request::{Held, HeldItem};
+use nix::errno::Errno;
 
 impl Store {
     /// Makes entries of a reservation readable, the last first, so that a later prefix reader finds a run and the
-    /// tail of the request is colder than its head. Parked when their bytes must be summed first.
+    /// tail of the request is colder than its head. Parked when their bytes must be copied or summed first.
     ///
     /// When the reservation has outlived the write time to live, every item says EXPIRED, nothing is committed, and
     /// the extents of these items are given back: the writer has said that it writes them no more.
@@ -56,6 +57,7 @@ impl Store {
                     entry,
                     at,
                     sum: None,
+                    has_failed: false,
                 });
             }
         }
@@ -74,13 +76,15 @@ impl Store {
             bytes,
             left_behind: None,
         };
-        if self.config.integrity != Integrity::Full {
-            return Ok(Outcome::Done(self.finish_commit(commit, now)));
-        }
         self.last_ticket += 1;
         commit.ticket = Ticket(self.last_ticket);
         let ticket = commit.ticket;
-        self.sum_items(&commit);
+        if !self.copy_staged(slot, &commit) {
+            if self.config.integrity != Integrity::Full {
+                return Ok(Outcome::Done(self.finish_commit(commit, now)));
+            }
+            self.sum_items(&commit);
+        }
         self.commits.add(commit);
         Ok(Outcome::Parked(ticket))
     }
@@ -98,7 +102,28 @@ impl Store {
             item.sum = Some(*sum);
         }
         commit.undone -= sums.len();
-        if commit.undone > 0 {
+        self.finish_if_done(ticket, now)
+    }
+
+    /// The copy of one item of a waiting commit is over, with its sum where it has one, or has failed; the commit's answer,
+    /// when it was the last and somebody waits for it.
+    pub(super) fn commit_copied(
+        &mut self,
+        ticket: Ticket,
+        item: usize,
+        copied: Result<Option<Sum>, Errno>,
+        now: Nanos,
+    ) -> Option<Resumed> {
+        let commit = self.commits.get_mut(ticket)?;
+        commit.items[item].has_failed = copied.is_err();
+        commit.items[item].sum = copied.ok().flatten();
+        commit.undone -= 1;
+        self.finish_if_done(ticket, now)
+    }
+
+    /// Finishes a commit that no worker has any more.
+    fn finish_if_done(&mut self, ticket: Ticket, now: Nanos) -> Option<Resumed> {
+        if self.commits.get_mut(ticket)?.undone > 0 {
             return None;
         }
         let commit = self.commits.take(ticket)?;
@@ -116,7 +141,13 @@ impl Store {
     /// Publishes what a commit names and takes it off its session's account, if that still lives.
     fn finish_commit(&mut self, mut commit: WaitingCommit, now: Nanos) -> Vec<CommittedItem> {
         let mut answers = std::mem::take(&mut commit.answers);
+        let mut stored: u32 = 0;
         for item in &commit.items {
+            if item.has_failed {
+                self.free_uncopied(item.entry);
+                answers[item.at] = committed(Status::System, 0);
+                continue;
+            }
             self.index.set_sum(item.entry, item.sum);
             let generation = self.index.publish(item.entry);
             self.guard_fresh(item.entry, generation);
@@ -128,22 +159,28 @@ impl Store {
                 self.ages.committed(item.entry, hash, now);
             }
             answers[item.at] = committed(Status::Ok, generation);
+            stored += 1;
         }
         self.reserved_bytes -= commit.bytes;
-        if let Some((_, ledger)) = self.session_mut(commit.session) {
+        let count = commit.items.len() as u32;
+        if let Some((slot, ledger)) = self.session_mut(commit.session) {
             ledger.reserved_bytes -= commit.bytes;
-            ledger.write_keys += commit.items.len() as u64;
+            ledger.write_keys += u64::from(stored);
+            for item in &commit.items {
+                self.unstage(slot, item.entry);
+            }
         }
-        let stored = commit.items.len() as u32;
         self.stats.l1_write_keys += u64::from(stored);
         if let Some(mut reservation) = self.take_committing(&mut commit) {
             reservation.stored += stored;
-            reservation.committing -= stored;
-            log::info!(
-                "Stored {} tokens in {:.3} seconds",
-                u64::from(stored) * u64::from(self.names.tokens_per_key(reservation.keyspace)),
-                now.saturating_sub(reservation.reserved_at) as f64 / SECOND as f64
-            );
+            reservation.committing -= count;
+            if stored > 0 {
+                log::info!(
+                    "Stored {} tokens in {:.3} seconds",
+                    u64::from(stored) * u64::from(self.names.tokens_per_key(reservation.keyspace)),
+                    now.saturating_sub(reservation.reserved_at) as f64 / SECOND as f64
+                );
+            }
             self.put_reservation_back(commit.session, commit.op_id, reservation, now);
         }
         answers
@@ -240,7 +277,17 @@ impl Store {
         }
     }
 
+    /// Gives an entry back whose bytes could not be copied.
+    fn free_uncopied(&mut self, entry: EntryNumber) {
+        if let Some(key) = self.key_of(entry) {
+            self.index.unlink(entry, self.index.hash(&key));
+        }
+        self.index.revoke(entry);
+        self.free_entry(entry);
+    }
+
     fn give_back_held(&mut self, slot: usize, entry: EntryNumber) {
+        self.unstage(slot, entry);
         let bytes = self.free_held(entry);
         self.pay_back(slot, bytes);
     }

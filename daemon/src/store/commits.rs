@@ -1,4 +1,5 @@
-//! Commits that wait for workers: with `--integrity full` an object has its sum before it can be read.
+//! Commits that wait for workers: with `--integrity full` an object has its sum before it can be read, and what an untrusted
+//! writer commits is copied out of its staging segment first.
 //!
 //! ```text
 //!   COMMIT --> entries leave their reservation, owned by nobody, still charged --> jobs --> all of them are over -->
@@ -7,7 +8,7 @@
 //!
 //! From the moment its COMMIT was taken up nothing stops a commit but the daemon's end: no abort, no time to live and no
 //! death reaches its entries. A session that ends leaves its commits behind with their charge, and they are published as
-//! if it lived.
+//! if it lived; the jobs keep the staging segment open for so long.
 
 use super::ledger::Reservation;
 use super::parked::Ticket;
@@ -22,6 +23,8 @@ pub(super) struct Item {
     /// Where its answer stands.
     pub(super) at: usize,
     pub(super) sum: Option<Sum>,
+    /// Whether its bytes could not be copied.
+    pub(super) has_failed: bool,
 }
 
 /// A commit on its way.

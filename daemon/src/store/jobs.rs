@@ -3,6 +3,7 @@
 //! ```text
 //!   free_entry, settle_zombie --> Dirty, a job --take_jobs--> (a worker zeroes) --job_ended--> free, or Revoked
 //!   guard: sums to be made, reports, scrubber -----> jobs --take_jobs--> (workers sum) --job_ended--> compared
+//!   commit, if staged        --> Committing, jobs --take_jobs--> (workers copy, and sum) --job_ended--> published
 //!   commit, --integrity full --> Committing, jobs --take_jobs--> (workers sum) --job_ended--> published
 //! ```
 //!
@@ -17,9 +18,11 @@ use super::entries::EntryState;
 use super::guard::{Origin, Watched};
 use super::parked::{Resumed, Ticket};
 use super::{Nanos, Store};
+use crate::config::Integrity;
 use crate::workers::{Job, JobEnd, JobId, Task};
 use hostkv_shm_protocol::id::EntryNumber;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What a job is for.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ enum Purpose {
         /// Whether a void pin names the entry, so that its number must stay when the extent goes.
         is_named: bool,
     },
+    /// An item of a commit is copied out of a staging segment before it can be read.
+    Copy { ticket: Ticket, item: usize },
     /// The items of a commit from `first` on are summed before they can be read.
     Commit { ticket: Ticket, first: usize },
     /// Objects are read in the background.
@@ -75,6 +80,16 @@ impl Store {
     /// Gives the answer of a request that waited for it.
     pub fn job_ended(&mut self, end: JobEnd, now: Nanos) -> Option<Resumed> {
         match self.jobs.purposes.remove(&end.id)? {
+            Purpose::Copy { ticket, item } => {
+                if let Err(errno) = end.outcome {
+                    log::error!(
+                        "An object can't be copied out of its writer's staging segment and is not committed: {}",
+                        errno.desc()
+                    );
+                }
+                let copied = end.outcome.map(|sums| sums.first().copied());
+                return self.commit_copied(ticket, item, copied, now);
+            }
             Purpose::Commit { ticket, first } => match end.outcome {
                 Ok(sums) => return self.commit_summed(ticket, first, &sums, now),
                 // Only at the end of the daemon: every extent lies inside the payload.
@@ -109,6 +124,30 @@ impl Store {
             }
         }
         None
+    }
+
+    /// Has the items of a commit copied into the payload; false when its session writes there itself.
+    pub(super) fn copy_staged(&mut self, slot: usize, commit: &WaitingCommit) -> bool {
+        let ledger = self.sessions[slot].as_ref();
+        let Some(staging) = ledger.and_then(|ledger| ledger.staging.as_ref()) else {
+            return false;
+        };
+        let align = u64::from(self.config.align_bytes);
+        for (item, part) in commit.items.iter().enumerate() {
+            let extent = self.index.extent(part.entry);
+            // Each reserved entry of such a session has its place; without one there would be nothing to read.
+            let from_units = staging.offset(part.entry).unwrap_or(u32::MAX);
+            let task = Task::Copy {
+                from: Arc::clone(&staging.file),
+                from_bytes: u64::from(from_units) * align,
+                offset_bytes: u64::from(extent.offset_units) * align,
+                len_bytes: u64::from(extent.len_bytes),
+                is_summed: self.config.integrity == Integrity::Full,
+            };
+            let ticket = commit.ticket;
+            self.jobs.add(Purpose::Copy { ticket, item }, task);
+        }
+        true
     }
 
     /// Has the items of a commit summed, by as many jobs as their bytes are worth.

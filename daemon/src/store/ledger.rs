@@ -5,6 +5,7 @@
 
 use super::Nanos;
 use super::events::{Open, SessionEvents};
+use super::staging::Staging;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, OpId, SessionId};
 use hostkv_shm_protocol::lease::counters::{Counter, Counters, split_read_keys};
 use hostkv_shm_protocol::lease::events::Events;
@@ -63,6 +64,8 @@ pub struct Ledger {
     pub id: SessionId,
     /// Its lease segment.
     pub lease: LeaseParts,
+    /// The segment that it writes into where it must not write into the payload.
+    pub(super) staging: Option<Staging>,
     /// Whether it may reserve, remove and clear.
     pub can_write: bool,
     /// Whether it may clear all keyspaces and audit.
@@ -151,6 +154,7 @@ impl Ledger {
         Ledger {
             id,
             lease,
+            staging: None,
             can_write,
             is_admin,
             is_orphaned: false,

@@ -17,7 +17,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `guard`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `guard`, `staging`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -44,6 +44,7 @@ mod room;
 mod scan;
 mod sessions;
 mod slice;
+mod staging;
 pub mod stats;
 mod touches;
 pub mod watermark;

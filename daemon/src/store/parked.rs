@@ -83,6 +83,7 @@ pub fn refused(status: Status, reason: Reason) -> ReservedItem {
         reason,
         entry: EntryNumber(0),
         offset_units: 0,
+        staging_units: 0,
         generation: 0,
     }
 }

@@ -204,6 +204,12 @@ impl Store {
             self.entries.give_back(entry);
             return Err(Denied::Ends(Status::NoSpace, Reason::BucketFull));
         }
+        let Some(staging_units) = self.stage(slot, entry, units) else {
+            self.index.unlink(entry, hash);
+            self.allocator.free(entry.0);
+            self.entries.give_back(entry);
+            return Err(Denied::Ends(Status::Quota, Reason::Staging));
+        };
         self.names.entry_added(item.key.keyspace(), bytes);
         self.charge(slot, progress, entry, &item.key, bytes);
         Ok(ReservedItem {
@@ -211,6 +217,7 @@ impl Store {
             reason: Reason::None,
             entry,
             offset_units,
+            staging_units,
             generation: hostkv_shm_protocol::control::entry::next_published(self.index.seq(entry)),
         })
     }

@@ -7,6 +7,7 @@ mod events;
 mod guard;
 mod model;
 mod promises;
+mod staging;
 mod tenants;
 mod zeroing;
 

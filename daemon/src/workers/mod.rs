@@ -52,10 +52,12 @@ pub enum Task {
         from: Arc<OwnedFd>,
         /// Where the source begins.
         from_bytes: u64,
-        /// Where the copy begins.
+        /// Where the copy begins; a multiple of 8.
         offset_bytes: u64,
         /// How long it is.
         len_bytes: u64,
+        /// Whether the sum of what was copied is wanted; the source may be another by then.
+        is_summed: bool,
     },
     /// Sum runs of bytes, each by itself.
     Sum {
@@ -149,6 +151,7 @@ impl PayloadBytes {
                 from_bytes,
                 offset_bytes,
                 len_bytes,
+                is_summed,
             } => {
                 self.at(*offset_bytes, *len_bytes)?;
                 in_pieces(*len_bytes, is_ending, |done, piece| {
@@ -165,7 +168,10 @@ impl PayloadBytes {
                         Err(errno) => Err(errno),
                     }
                 })?;
-                Ok(Vec::new())
+                match is_summed {
+                    true => Ok(vec![self.sum(*offset_bytes, *len_bytes, is_ending)?]),
+                    false => Ok(Vec::new()),
+                }
             }
             Task::Sum { extents } => extents
                 .iter()

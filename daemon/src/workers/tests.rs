@@ -38,6 +38,7 @@ fn a_task_changes_its_range_and_no_other_byte() {
         from_bytes: 50,
         offset_bytes: 8192,
         len_bytes: 100,
+        is_summed: false,
     };
     payload.carry_out(&copy, &go_on).unwrap();
     let mut expected = vec![0xff; LEN];
@@ -63,6 +64,7 @@ fn a_range_beyond_the_payload_or_the_segment_is_an_error() {
         from_bytes: 0,
         offset_bytes: 0,
         len_bytes: 101,
+        is_summed: false,
     };
     assert_eq!(payload.carry_out(&short, &go_on), Err(Errno::ENODATA));
 }
@@ -80,6 +82,7 @@ fn a_hole_that_a_writer_punched_reads_as_zeros_and_takes_no_memory() {
         from_bytes: 0,
         offset_bytes: 0,
         len_bytes: 64 << 10,
+        is_summed: false,
     };
     payload.carry_out(&copy, &AtomicBool::new(false)).unwrap();
     assert!(bytes[..32 << 10].iter().all(|byte| *byte == 0));

@@ -100,6 +100,7 @@ impl Pool {
                 align_bytes: u64::from(ALIGN),
                 huge_page_bytes: 0,
                 entry_count: ENTRIES,
+                is_sealed: false,
             },
             _control: control,
         }

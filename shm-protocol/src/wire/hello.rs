@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The descriptors of the reply, in this order: control segment (read-only), lease segment (read-write),
-//! payload segment (read-write for a writer, read-only for a read-only session), the daemon's own pidfd.
+//! payload segment (read-write for a trusted writer, else read-only), for an untrusted writer its staging segment
+//! (read-write), the daemon's own pidfd.
 //! Nonce, protocol version and layout fingerprint stand first in HELLO in every version, so that any daemon
 //! can name both versions when it refuses.
 
@@ -18,6 +19,8 @@ use crate::id::{InstanceId, SessionId};
 pub const NONCE_BYTES: usize = 16;
 /// Descriptors that come with the HELLO reply.
 pub const HELLO_DESCRIPTORS: usize = 4;
+/// Descriptors that come with the HELLO reply of an untrusted writer: the staging segment stands before the last.
+pub const STAGED_HELLO_DESCRIPTORS: usize = 5;
 /// Bytes of a version text in a fixed field.
 pub const VERSION_BYTES: usize = 32;
 
@@ -163,6 +166,8 @@ pub struct HelloReply {
     pub reserve_quota_bytes: u64,
     /// Most bytes that one keyspace may use.
     pub keyspace_quota_bytes: u64,
+    /// Length of the session's staging segment in bytes; 0 = it has none, and writes into the payload.
+    pub staging_bytes: u64,
     /// Largest object in bytes.
     pub max_object_bytes: u64,
     /// Pin slots of the session.
@@ -193,6 +198,7 @@ impl HelloReply {
         w.u64(self.pin_quota_bytes);
         w.u64(self.reserve_quota_bytes);
         w.u64(self.keyspace_quota_bytes);
+        w.u64(self.staging_bytes);
         w.u64(self.max_object_bytes);
         w.u32(self.pin_slot_count);
         w.u32(self.max_batch_keys);
@@ -213,6 +219,7 @@ impl HelloReply {
             pin_quota_bytes: c.u64("pin_quota_bytes")?,
             reserve_quota_bytes: c.u64("reserve_quota_bytes")?,
             keyspace_quota_bytes: c.u64("keyspace_quota_bytes")?,
+            staging_bytes: c.u64("staging_bytes")?,
             max_object_bytes: c.u64("max_object_bytes")?,
             pin_slot_count: c.u32("pin_slot_count")?,
             max_batch_keys: c.u32("max_batch_keys")?,

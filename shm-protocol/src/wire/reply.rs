@@ -62,6 +62,8 @@ pub struct ReservedItem {
     pub entry: EntryNumber,
     /// Offset of the extent in units of the alignment, when OK.
     pub offset_units: u32,
+    /// Offset of the place to write in the session's staging segment, in units of the alignment, when OK and it has one.
+    pub staging_units: u32,
     /// Sequence number that the entry will have once it is committed, when OK.
     pub generation: u64,
 }
@@ -228,7 +230,7 @@ impl Audit {
     }
 }
 
-const RESERVED_ITEM_BYTES: usize = 24;
+const RESERVED_ITEM_BYTES: usize = 28;
 const COMMITTED_ITEM_BYTES: usize = 16;
 
 impl Reply {
@@ -278,6 +280,7 @@ impl Reply {
                     w.bytes(&[0; 3]);
                     w.u32(item.entry.0);
                     w.u32(item.offset_units);
+                    w.u32(item.staging_units);
                     w.u64(item.generation);
                 }
             }
@@ -339,6 +342,7 @@ impl Reply {
                         reason: Reason::from_number(reason).unwrap_or(Reason::None),
                         entry: EntryNumber(c.u32("an entry")?),
                         offset_units: c.u32("an offset")?,
+                        staging_units: c.u32("an offset in the staging segment")?,
                         generation: c.u64("a generation")?,
                     });
                 }

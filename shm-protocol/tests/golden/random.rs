@@ -222,15 +222,16 @@ fn replies() -> impl Strategy<Value = Reply> {
         statuses(),
         reasons(),
         any::<u32>(),
-        any::<u32>(),
+        any::<[u32; 2]>(),
         any::<u64>(),
     )
         .prop_map(
-            |(status, reason, entry, offset_units, generation)| ReservedItem {
+            |(status, reason, entry, [offset_units, staging_units], generation)| ReservedItem {
                 status,
                 reason,
                 entry: EntryNumber(entry),
                 offset_units,
+                staging_units,
                 generation,
             },
         );
@@ -281,7 +282,7 @@ fn hellos() -> impl Strategy<Value = Hello> {
 fn hello_replies() -> impl Strategy<Value = HelloReply> {
     (
         any::<[u8; 16]>(),
-        any::<[u64; 8]>(),
+        any::<[u64; 9]>(),
         any::<[u32; 4]>(),
         text(0, 31, true),
     )
@@ -295,6 +296,7 @@ fn hello_replies() -> impl Strategy<Value = HelloReply> {
             pin_quota_bytes: w[4],
             reserve_quota_bytes: w[5],
             keyspace_quota_bytes: w[7],
+            staging_bytes: w[8],
             max_object_bytes: w[6],
             pin_slot_count: n[1],
             max_batch_keys: n[2],

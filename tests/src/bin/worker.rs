@@ -28,7 +28,7 @@ use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
 use hostkv_tests::torture::hostile::rage;
 use hostkv_tests::torture::verify::Writer;
 use hostkv_tests::{
-    Random, RawClient, fill, is_filled, keys, keyspace_config, request, reserve_items,
+    Random, RawClient, attack, fill, is_filled, keys, keyspace_config, request, reserve_items,
 };
 
 fn main() {
@@ -201,6 +201,7 @@ impl Worker {
             ["fork-during-opens", count] => Ok(self.fork_during_opens(number(count))),
             ["maps"] => Ok(hostkv_maps()),
             ["descriptors"] => Ok(hostkv_descriptors()),
+            ["attack"] => Ok(self.attack()),
             ["raw", what @ ..] => self.raw(what),
             _ => panic!("there is no order {words:?}"),
         }
@@ -353,6 +354,15 @@ impl Worker {
             opened = opener.join().unwrap();
         });
         format!("{accessible} {opened}")
+    }
+
+    /// What succeeds of an attack on the payload and the index with all that HELLO gives.
+    fn attack(&self) -> String {
+        let mut client = RawClient::connect(self.socket.as_ref().unwrap()).unwrap();
+        client.open().unwrap();
+        let mut done = attack::succeed(client.payload_fd());
+        done.extend(attack::succeed(client.control_fd()));
+        done.join(",")
     }
 
     /// 0 when every call says FORKED and every end says OK; else the number of the first that does not.

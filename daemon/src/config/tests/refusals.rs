@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 30] = [
+const BAD: [(&str, &[&str]); 31] = [
     (
         "socket",
         &[
@@ -21,6 +21,7 @@ const BAD: [(&str, &[&str]); 30] = [
     ("socket-group", &["nosuch", "", "990"]),
     ("socket-mode", &["0800", "1777", "rw", "", "+600"]),
     ("read-only-uid", &["x"]),
+    ("untrusted-uid", &["-1", "root", "4294967295"]),
     ("admin-uid", &["x"]),
     (
         "l1-size-gb",

@@ -32,12 +32,13 @@ fn shared() -> Shared {
         allow_uids: vec![],
         allow_gids: vec![],
         read_only_uids: vec![],
+        untrusted_uids: vec![],
         admin_uids: vec![],
     };
     let (store, facts) = pool();
     let handout = Handout {
         control: null(),
-        payload_writable: null(),
+        payload_writable: Some(null()),
         payload_read_only: null(),
         daemon: null(),
     };

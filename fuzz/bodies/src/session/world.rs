@@ -87,7 +87,7 @@ impl World {
             let null = || Rc::clone(&common.null);
             let handout = Handout {
                 control: null(),
-                payload_writable: null(),
+                payload_writable: Some(null()),
                 payload_read_only: null(),
                 daemon: null(),
             };
@@ -286,6 +286,7 @@ impl World {
             pid,
             uid: 1000,
             may_write: true,
+            is_trusted: true,
             is_admin,
         };
         self.last_client += 1;
