@@ -402,7 +402,8 @@ hostkv_status hostkv_session_get_stats(const hostkv_session *session, hostkv_sta
 
 /**
  * Base and length in bytes of a mapping, to register it for DMA. `which` is HOSTKV_MAPPING_READ or
- * HOSTKV_MAPPING_WRITE; with HOSTKV_SESSION_SINGLE_MAPPING both are the same. Good until the session's last
+ * HOSTKV_MAPPING_WRITE; with HOSTKV_SESSION_SINGLE_MAPPING both are the same. For a user that hostkvd does not trust
+ * with the payload (--untrusted-uid) HOSTKV_MAPPING_WRITE is the session's staging segment. Good until the session's last
  * handle is ended; unregister before that. Never write through the READ mapping.
  *
  * INVALID_ARGUMENT: another `which`, or WRITE on a read-only session.
