@@ -162,12 +162,13 @@ same_again() {
 clean=$target/clean-debian-$release.tar
 if [[ ! -e $clean ]]; then
   echo "making a clean Debian, $release"
-  mmdebstrap --quiet --variant=essential --include=passwd,systemd-standalone-sysusers,systemd-standalone-tmpfiles \
+  # The format is said, because mmdebstrap takes a name that does not end with .tar for a folder.
+  mmdebstrap --quiet --format=tar --variant=essential --include=passwd,systemd-standalone-sysusers,systemd-standalone-tmpfiles \
     "$release" "$clean.new" >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; skip "mmdebstrap could not make a clean Debian"; }
   mv "$clean.new" "$clean"
 fi
 mkdir -p "$root/packages"
-tar -xf "$clean" -C "$root"
+tar -xf "$clean" -C "$root" || { echo "$clean can't be unpacked; remove it, and it is made anew"; exit 1; }
 for name in hostkvd libhostkv0 libhostkv-dev; do
   cp "$target/debian/${name}_"*.deb "$root/packages/$name.deb"
 done
