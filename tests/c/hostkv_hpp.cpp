@@ -1,10 +1,11 @@
 // hostkv_hpp.cpp: every promise of hostkv.hpp, against a running daemon (HOSTKV_SOCKET).
 //
 // scripts/test-cpp-header.sh compiles it with both compilers as C++17, 20 and 23, with and without exceptions,
-// and runs it each time. `value`, DONE and FAULT_OF are all that differs between the two modes.
+// runs it each time, and compares the functions that it calls with those that the library has. `value`, DONE and FAULT_OF are all that differs between the two modes.
 
 #include "hostkv.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -69,9 +70,22 @@ static_assert(std::is_convertible_v<hostkv::ReadSpan, std::span<const std::byte>
 static_assert(std::is_convertible_v<hostkv::WriteSpan, std::span<std::byte>>);
 static_assert(!std::is_convertible_v<hostkv::ReadSpan, std::span<std::byte>>);
 #endif
-#if defined(__cpp_lib_concepts)
-static_assert(std::input_iterator<hostkv::Lease::iterator>);
-static_assert(std::input_iterator<hostkv::Reservation::iterator>);
+static_assert(std::is_convertible_v<hostkv::WriteSpan, hostkv::ReadSpan>);
+static_assert(!std::is_convertible_v<hostkv::ReadSpan, hostkv::WriteSpan>);
+#if defined(__cpp_lib_span)
+static_assert(std::is_convertible_v<hostkv::WriteSpan, std::span<const std::byte>>);
+#endif
+#if defined(__cpp_lib_ranges)
+template <class Owner, class Item>
+constexpr bool is_range_of = std::ranges::random_access_range<const Owner> && std::ranges::sized_range<const Owner> &&
+                             std::ranges::common_range<const Owner> &&
+                             std::same_as<std::ranges::range_value_t<const Owner>, Item>;
+static_assert(is_range_of<hostkv::Lease, hostkv::LeaseItem>);
+static_assert(is_range_of<hostkv::Reservation, hostkv::ReserveItem>);
+static_assert(std::ranges::contiguous_range<hostkv::ReadSpan> && std::ranges::contiguous_range<hostkv::WriteSpan>);
+static_assert(std::ranges::borrowed_range<hostkv::ReadSpan> && std::ranges::view<hostkv::ReadSpan>);
+static_assert(std::ranges::output_range<hostkv::WriteSpan, std::byte>);
+static_assert(!std::ranges::output_range<hostkv::ReadSpan, std::byte>);
 #endif
 
 constexpr std::uint64_t object_bytes = 20000;
@@ -193,6 +207,110 @@ void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &key
     static_cast<void>(session);
 }
 
+// Everything that takes a range takes a lease, a reservation or a span.
+void leases_and_spans_are_ranges(const hostkv::Keyspace &keyspace) {
+    const std::vector<hostkv::Key> keys = value(hostkv::chunk_keys(std::vector<std::uint32_t>(1024, 3), 256));
+    static_cast<void>(value(keyspace.remove(keys)));
+    std::vector<hostkv_reserve_item> items;
+    for (const hostkv::Key &key : keys) items.push_back({key, object_bytes});
+    items.pop_back();
+    hostkv::Reservation reservation = value(keyspace.reserve(items));
+    CHECK(std::all_of(reservation.begin(), reservation.end(), [](const hostkv::ReserveItem &item) { return bool(item); }));
+    for (const hostkv::ReserveItem &item : reservation) std::fill(item.span.begin(), item.span.end(), std::byte{7});
+    reservation.begin()->span[1] = std::byte{8};
+    DONE(reservation.commit());
+
+    const hostkv::Lease lease = value(keyspace.acquire(keys));
+    const hostkv::Lease::iterator begin = lease.begin(), end = lease.end();
+    hostkv::Lease::iterator at = begin;
+    CHECK(end - begin == 4 && begin < end && end > begin && begin <= at && at >= begin && begin != end);
+    CHECK((at++)->span.data() == lease[0].span.data() && at->span.data() == lease[1].span.data());
+    CHECK((--at) == begin && (at += 3) - begin == 3 && (at--) - begin == 3 && (at -= 1) == 1 + begin);
+    CHECK((++at) == end - 2 && begin[2].span.data() == (*at).span.data() && (2 + begin) == at);
+    CHECK(std::find_if(begin, end, [](const hostkv::LeaseItem &item) { return !item; }) - begin == 3);
+    CHECK(std::distance(begin, end) == 4 && !(end - 1)->span.size() && (end - 1)->span.empty());
+    const hostkv::ReadSpan span = lease[0].span;
+    CHECK(std::count(span.begin(), span.end(), std::byte{7}) == static_cast<std::ptrdiff_t>(object_bytes) - 1);
+    CHECK(span[1] == std::byte{8} && span.end() - span.begin() == static_cast<std::ptrdiff_t>(span.size()));
+    const hostkv::ReadSpan of_written = hostkv::WriteSpan();
+    CHECK(of_written.empty() && of_written.data() == nullptr);
+#if defined(__cpp_lib_ranges)
+    CHECK(std::ranges::size(lease) == 4 && std::ranges::distance(lease) == 4);
+    CHECK(std::ranges::count_if(lease, [](const hostkv::LeaseItem &item) { return bool(item); }) == 3);
+    CHECK(std::ranges::find(lease, hostkv::Status::not_found, &hostkv::LeaseItem::status) - lease.begin() == 3);
+    CHECK(std::ranges::count(span, std::byte{8}) == 1);
+    const std::span bytes{span};
+    static_assert(std::is_same_v<decltype(bytes), const std::span<const std::byte>>);
+    CHECK(bytes.data() == span.data() && bytes.first(2)[1] == std::byte{8});
+#endif
+// clang cannot compile the views of libstdc++ before version 16.
+#if defined(__cpp_lib_ranges) && (!defined(__clang__) || __clang_major__ >= 16)
+    std::size_t read = 0;
+    const auto is_ok = [](const hostkv::LeaseItem &item) { return bool(item); };
+    for (const hostkv::LeaseItem &item : lease | std::views::take_while(is_ok) | std::views::drop(1)) read += item.span.size();
+    CHECK(read == 2 * object_bytes);
+#endif
+    static_cast<void>(value(keyspace.remove(keys)));
+}
+
+// C functions and values of this header work on the same things.
+void handles_are_those_of_c(const hostkv::Session &session, const hostkv::Keyspace &keyspace) {
+    const hostkv::Key key = value(hostkv::key_from_bytes("of C", 4));
+    hostkv_lease *taken = nullptr;
+    CHECK(hostkv_session_acquire(session.get(), keyspace.number(), &key, 1, nullptr, &taken) == HOSTKV_STATUS_OK);
+    hostkv::Lease lease(taken);
+    CHECK(lease && lease.get() == taken && lease.prefix_count() == 0 && lease.size() == 1);
+    const hostkv::Keyspace same(session.get(), keyspace.number());
+    CHECK(value(same.lookup({key})) == 0);
+    const hostkv::Reservation reservation = value(same.reserve({{key, 1}}));
+    CHECK(hostkv_reservation_get_count(reservation.get()) == 1);
+    hostkv::Request request;
+    request.flags = HOSTKV_ACQUIRE_ALL;
+    request.request_id = "r";
+    request.device = "d";
+    const hostkv_request of_c = request.c_struct();
+    CHECK(of_c.struct_size == sizeof of_c && of_c.flags == HOSTKV_ACQUIRE_ALL);
+    CHECK(of_c.request_id == request.request_id && of_c.device == request.device);
+    // Values that hold nothing answer, and do not crash.
+    hostkv::Lease none;
+    hostkv::Reservation nothing;
+    hostkv::Session nowhere;
+    CHECK(none.get() == nullptr && none[0].status == hostkv::Status::invalid_argument && none.prefix_count() == 0);
+    CHECK(FAULT_OF(none.check()) == hostkv::Status::invalid_argument && nothing.get() == nullptr);
+    CHECK(nowhere.fd() == -1 && FAULT_OF(nowhere.stats()) == hostkv::Status::invalid_argument);
+    CHECK(FAULT_OF(nowhere.mapping(HOSTKV_MAPPING_READ)) == hostkv::Status::invalid_argument);
+    CHECK(FAULT_OF(nowhere.clear()) == hostkv::Status::invalid_argument);
+    CHECK(FAULT_OF(nowhere.open_keyspace({"m", "", 0, 0})) == hostkv::Status::invalid_argument);
+    // The library takes a null handle for one that has ended already.
+    CHECK(!value(nothing.commit_and_acquire()));
+    DONE(nowhere.close());
+    DONE(nothing.abort());
+    CHECK(value(none.release()));
+}
+
+void a_fault_carries_the_sentence_of_the_library() {
+    hostkv::SessionOptions options;
+    options.socket_path = "/nonexistent/hostkv.sock";
+#if defined(HOSTKV_NO_EXCEPTIONS)
+    const hostkv::Result<hostkv::Session> failed = hostkv::Session::open(options);
+    CHECK(!failed && failed.code() == hostkv::Status::disconnected);
+    CHECK(failed.message().find(options.socket_path) != std::string::npos && failed.message() == hostkv::last_error());
+    const hostkv::Result<hostkv::Key> key = hostkv::key_from_bytes("k");
+    CHECK(key && !key.code() && key.message().empty() && key->chunk_hash_len == 1 && (*key).kv_rank == 0);
+    const hostkv::Result<void> done;
+    CHECK(done && done.status() == hostkv::Status::ok && !done.code() && done.message().empty());
+#else
+    try {
+        static_cast<void>(hostkv::Session::open(options));
+        check(false, "an exception is thrown", __LINE__);
+    } catch (const hostkv::Error &error) {
+        const std::string said = error.what();
+        CHECK(error.code() == hostkv::Status::disconnected && error.status() == hostkv::Status::disconnected);
+        CHECK(said.find(options.socket_path) != std::string::npos && said.find(hostkv::last_error()) == 0);
+    }
+#endif
+}
+
 void session_tells_about_itself(const hostkv::Session &session, const hostkv::Keyspace &keyspace) {
     const hostkv_session_info info = value(session.info());
     CHECK(info.abi_version == hostkv::abi_version() && info.max_batch_keys >= 1);
@@ -248,6 +366,9 @@ int main() {
     const hostkv::Keyspace moved = std::move(keyspace);
     CHECK(FAULT_OF(keyspace.lookup({hostkv::Key{}})) == hostkv::Status::invalid_argument);
     write_then_read(session, moved);
+    leases_and_spans_are_ranges(moved);
+    handles_are_those_of_c(session, moved);
+    a_fault_carries_the_sentence_of_the_library();
     session_tells_about_itself(session, moved);
     what_is_held_outlives_its_session();
     std::printf("hostkv_hpp: %d checks\n", check_count);
