@@ -4,6 +4,7 @@
 #
 #   scripts/build-example.sh c              examples/roundtrip.c
 #   scripts/build-example.sh cpp            examples/roundtrip.cpp
+#   scripts/build-example.sh integration    examples/integration: serve, ranks and gpu; prints their folder
 #   scripts/build-example.sh llama FOLDER   examples/llama, with the folder that scripts/build-llama.sh prints
 #
 # CC, CXX, CFLAGS and CXXFLAGS are honoured.
@@ -34,6 +35,16 @@ case ${1-} in
     ${CXX:-c++} -std=c++17 "${strict[@]}" "${cxx_flags[@]}" -Iinclude examples/roundtrip.cpp -o "$out/roundtrip-cpp" "${link[@]}"
     echo "$out/roundtrip-cpp"
     ;;
+  integration)
+    mkdir -p "$out/integration"
+    # cache.c asks POSIX for the clock.
+    ${CC:-cc} -std=c99 -D_POSIX_C_SOURCE=200809L "${strict[@]}" "${c_flags[@]}" -Iinclude \
+      examples/integration/serve.c examples/integration/cache.c -o "$out/integration/serve" "${link[@]}"
+    ${CXX:-c++} -std=c++17 "${strict[@]}" "${cxx_flags[@]}" -Iinclude examples/integration/ranks.cpp -o "$out/integration/ranks" "${link[@]}"
+    ${CXX:-c++} -std=c++17 "${strict[@]}" "${cxx_flags[@]}" -Iinclude -isystem examples/integration/stand-in \
+      examples/integration/gpu.cpp -o "$out/integration/gpu" "${link[@]}"
+    echo "$out/integration"
+    ;;
   llama)
     engine=${2?the folder that scripts/build-llama.sh prints}
     ${CXX:-c++} -std=c++17 "${strict[@]}" "${cxx_flags[@]}" -Iinclude -isystem "$engine/include" examples/llama/hostkv_llama.cpp \
@@ -41,7 +52,7 @@ case ${1-} in
     echo "$out/hostkv-llama"
     ;;
   *)
-    echo "usage: scripts/build-example.sh c | cpp | llama FOLDER" >&2
+    echo "usage: scripts/build-example.sh c | cpp | integration | llama FOLDER" >&2
     exit 2
     ;;
 esac

@@ -31,7 +31,7 @@ step_scripts() {
   for script in scripts/*.sh .ci/run; do bash -n "$script"; done
   # Compiled in memory: nothing is left in the tree.
   python3 -c 'import sys; [compile(open(path, encoding="utf-8").read(), path, "exec") for path in sys.argv[1:]]' \
-    scripts/*.py examples/llama/*.py
+    scripts/*.py examples/llama/*.py tests/docs/*.py
 }
 
 step_header() { scripts/header.sh --check; }
@@ -63,6 +63,7 @@ step_examples() {
     # shellcheck disable=SC2016
     python3 scripts/hostkv_daemon.py -- sh -euc '"$1"; "$1"' sh "$program"
   done
+  scripts/test-integration.sh
 }
 
 # A minute for each target; the corpus is replayed on plain stable in step unit.
