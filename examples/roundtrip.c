@@ -4,7 +4,7 @@
  *     HOSTKV_SOCKET=/run/hostkv/hostkv.sock ./roundtrip
  *
  * Stores an object, finds it again, reads it where it lies, and lets go of it. Says what it did;
- * exit code 0, or 1 and a sentence on standard error. */
+ * exit code 0, or 1 and a sentence on standard error. The parts between [name] and [end] stand in README.md. */
 
 #include "hostkv.h"
 
@@ -36,6 +36,7 @@ static int store_and_read(const hostkv_session *session) {
     uint8_t was_there = 0;
     if (hostkv_session_remove(session, keyspace, &item.key, 1, &was_there) != HOSTKV_STATUS_OK) return failed("remove");
 
+    /* [write] */
     /* Store: a place in shared memory, filled in place, then made readable. */
     hostkv_reservation *reservation = NULL;
     if (hostkv_session_reserve(session, keyspace, &item, 1, NULL, &reservation) != HOSTKV_STATUS_OK) return failed("reserve");
@@ -48,6 +49,7 @@ static int store_and_read(const hostkv_session *session) {
     }
     memset(place.data, 'k', (size_t)place.len_bytes);
     if (hostkv_reservation_commit(reservation) != HOSTKV_STATUS_OK) return failed("commit");
+    /* [end] */
     printf("stored %d bytes%s\n", OBJECT_BYTES, was_there ? " in the place of an earlier run's object" : "");
 
     /* Find: without taking it. */
@@ -59,6 +61,7 @@ static int store_and_read(const hostkv_session *session) {
     }
     printf("found it\n");
 
+    /* [read] */
     /* Read: the lease keeps the bytes where they are; nothing is copied. */
     hostkv_lease *lease = NULL;
     if (hostkv_session_acquire(session, keyspace, &item.key, 1, NULL, &lease) != HOSTKV_STATUS_OK) return failed("acquire");
@@ -70,6 +73,7 @@ static int store_and_read(const hostkv_session *session) {
         while (equal < object.len_bytes && bytes[equal] == 'k') equal++;
     }
     if (hostkv_lease_release(lease) != HOSTKV_STATUS_OK) return failed("release");
+    /* [end] */
     if (pinned != HOSTKV_STATUS_OK || equal != OBJECT_BYTES) {
         fprintf(stderr, "roundtrip: read %s, %zu of %d bytes as written\n", hostkv_status_name(pinned), equal, OBJECT_BYTES);
         return 1;

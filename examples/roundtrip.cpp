@@ -5,6 +5,7 @@
 //
 // Stores an object, finds it again, reads it where it lies, and lets go of it. Says what it did; exit
 // code 0, or 1 and a sentence on standard error. Faults are exceptions; what belongs to one key is tested.
+// The parts between [name] and [end] stand in README.md.
 
 #include "hostkv.hpp"
 
@@ -32,6 +33,7 @@ void round_trip() {
     // An object of an earlier run would make the reserve say `exists`; this run shall write one.
     const bool was_there = keyspace.remove({key})[0];
 
+    // [write-and-read]
     // Store: a place in shared memory, filled in place, then made readable.
     auto reservation = keyspace.reserve({{key, object_bytes}});
     const hostkv::ReserveItem place = reservation[0];
@@ -53,6 +55,7 @@ void round_trip() {
         equal += static_cast<std::size_t>(std::count(item.span.data(), end, std::byte{'k'}));
     }
     expect(lease.release(), "the lease expired while it was read");
+    // [end]
     expect(equal == object_bytes, "the bytes read are not the bytes written");
     std::printf("read %zu bytes in place, all as written, and released them\n", equal);
     session.close();

@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page demo fuzz)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page docs demo fuzz)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -76,6 +76,9 @@ step_deb() { scripts/test-deb.sh; }
 step_instructions() { scripts/count-instructions.sh; }
 
 step_status_page() { scripts/test-status-page.sh; }
+
+# Every command of the documents, and that they say what is.
+step_docs() { scripts/test-docs.sh; }
 
 step_prometheus() { scripts/test-prometheus.sh; }
 
