@@ -71,7 +71,7 @@ pub struct ReservedItem {
 /// Outcome of one entry of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedItem {
-    /// OK, EXPIRED or NOT_FOUND.
+    /// OK, EXPIRED or NOT_FOUND; SYSTEM when it can't be copied out of the staging segment.
     pub status: Status,
     /// The entry's sequence number, when OK.
     pub generation: u64,
