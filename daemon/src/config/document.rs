@@ -1,7 +1,7 @@
 //! The settings as documentation: what the manual pages and the default file are rendered from.
 //!
 //! Called by the program in `packaging/pages` while an installation is put together, never by the daemon. The facts
-//! are those of the one list in [`super::setting`], and the defaults those that the resolver gives a process that is
+//! are those of the one list in `setting`, and the defaults those that the resolver gives a process that is
 //! told nothing.
 //!
 //! ```text

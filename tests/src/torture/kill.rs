@@ -7,7 +7,7 @@
 //!
 //! What it committed stays, and whole; all else is back within 10 ms of the pidfd. That number is judged in a long run
 //! on a machine that lets it be seen: when a bare ping of the daemon, taken between the kills, has a 99th percentile
-//! of at most [`QUIET_PING`]. Everywhere it is told.
+//! of at most `QUIET_PING`. Everywhere it is told.
 
 use std::time::Duration;
 
