@@ -77,8 +77,9 @@ def reason_to_skip(command):
 class Runner:
     """Runs the blocks of all pages and counts them."""
 
-    def __init__(self, hostkvd, hostkv, prefix):
+    def __init__(self, hostkvd, hostkv, prefix, shows=False):
         self.hostkvd, self.hostkv, self.prefix = hostkvd, hostkv, prefix
+        self.shows = shows
         self.run_count = 0
         self.skips = {}
         self.flags = {flag for _, flag, _, _ in flags_of(help_of(hostkvd))}
@@ -112,6 +113,10 @@ class Runner:
             return
         self.run_count += len(runnable)
         code, output = scratch.run("\n".join(runnable))
+        if self.shows:
+            print(f"-- {page.name}:{block['line']}")
+            for prefix, lines in (("$ ", runnable), ("  ", output.splitlines())):
+                print("\n".join(prefix + line for text in lines for line in text.splitlines()))
         if code != 0:
             tail = "\n".join(f"      {line}" for line in output.splitlines()[-12:])
             page.problem(block["line"], f"the block ends with exit code {code}:\n{tail}")

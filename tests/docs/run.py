@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks every page of the repository against the built tree: see scripts/test-docs.sh.
 
-    run.py [--update] [--list-skips] [PAGE...]
+    run.py [--update] [--list-skips] [--show] [PAGE...]
 
 Prints a line for each problem, what was left out by kind, and the counts; exit code 1 if there is a problem.
 """
@@ -36,6 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description="Checks every page of the repository against the built tree.")
     parser.add_argument("--update", action="store_true", help="write quotes and the table of flags anew, and end")
     parser.add_argument("--list-skips", action="store_true", help="show each command that was left out")
+    parser.add_argument("--show", action="store_true", help="show each block that is run, and what it says")
     parser.add_argument("pages", nargs="*", help="run the commands of these pages only, as docs/operations.md")
     arguments = parser.parse_args()
     stop_on_signals()
@@ -59,7 +60,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="hostkv-docs-") as prefix:
         commands.install(prefix)
-        runner = commands.Runner(hostkvd, hostkv, pathlib.Path(prefix))
+        runner = commands.Runner(hostkvd, hostkv, pathlib.Path(prefix), arguments.show)
         for page in all_pages:
             if not arguments.pages or page.name in arguments.pages:
                 runner.run(page)
