@@ -8,6 +8,8 @@ help: ## this list
 
 build: ## the daemon, the library and the tools, release build, in target/release
 	cargo build --release --locked --workspace
+	@# cargo writes the library under its link name only; the loader looks for the soname inside it.
+	@ln -sfn libhostkv.so "$${CARGO_TARGET_DIR:-target}/release/libhostkv.so.0"
 
 install: ## what was built, with PREFIX (/usr/local), LIBDIR, SYSCONFDIR and DESTDIR
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' SYSCONFDIR='$(SYSCONFDIR)' scripts/install-files.sh install

@@ -5,8 +5,8 @@
 
 TRACE has one request a line as JSON, with the keys of its chunks in order under `hash_ids`: any names or numbers that
 are equal when a chunk and all before it are equal. `-` is standard input. Each request finds the longest run of leading
-chunks, stores the others, and uses all of them, the head last, as hostkv does; a pool that is fuller than the watermark
-evicts the least recently used until --ratio of what is used is free. What is replayed is one request after the other:
+chunks and then stores the others, each from the tail on, as hostkv does; a pool that is fuller than the watermark evicts
+the least recently used until --ratio of what is used is free. What is replayed is one request after the other:
 no pins, no reservations, no alignment.
 
 Prints a line for each size: the share of chunks that were found, and of requests that found something.
@@ -28,7 +28,8 @@ def replay(requests, capacity, watermark, ratio):
             found += 1
         found_chunks += found
         hits += found > 0
-        for chunk in reversed(chunks):
+        # First the lease on what was found is released, then the others are committed; each from its tail on.
+        for chunk in [*reversed(chunks[:found]), *reversed(chunks[found:])]:
             pool.pop(chunk, None)
             pool[chunk] = None
             if len(pool) > watermark * capacity:

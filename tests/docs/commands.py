@@ -81,6 +81,7 @@ class Runner:
         self.hostkvd, self.hostkv, self.prefix = hostkvd, hostkv, prefix
         self.shows = shows
         self.run_count = 0
+        self.output = ""
         self.skips = {}
         self.flags = {flag for _, flag, _, _ in flags_of(help_of(hostkvd))}
 
@@ -95,8 +96,11 @@ class Runner:
                     self._run_block(page, block, None)
                 return
             with Scratch(folder, self.hostkvd, self.hostkv, self.prefix) as scratch:
-                for block in shells:
-                    self._run_block(page, block, scratch)
+                for block in page.blocks:
+                    if block in shells:
+                        self._run_block(page, block, scratch)
+                    elif block["quote"] == "output":
+                        self._check_output(page, block)
             for failure in scratch.failures:
                 page.problem(1, failure)
 
@@ -113,6 +117,7 @@ class Runner:
             return
         self.run_count += len(runnable)
         code, output = scratch.run("\n".join(runnable))
+        self.output = output
         if self.shows:
             print(f"-- {page.name}:{block['line']}")
             for prefix, lines in (("$ ", runnable), ("  ", output.splitlines())):
@@ -120,6 +125,13 @@ class Runner:
         if code != 0:
             tail = "\n".join(f"      {line}" for line in output.splitlines()[-12:])
             page.problem(block["line"], f"the block ends with exit code {code}:\n{tail}")
+
+    def _check_output(self, page, block):
+        lines = iter(self.output.splitlines())
+        for wanted in block["text"].splitlines():
+            if not any(line.rstrip() == wanted for line in lines):
+                page.problem(block["line"], f"the block before it does not print, in this place: {wanted}")
+                return
 
     def _check_words(self, page, block, command):
         """Of a command that is not run, what can be looked up."""
@@ -206,7 +218,6 @@ class Scratch:
             "HOSTKV_DOCS_FOLDER": str(self.folder),
             "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig"),
             "CMAKE_PREFIX_PATH": str(prefix),
-            "LD_LIBRARY_PATH": str(prefix / "lib"),
             "TERM": "xterm-256color",
         }
 

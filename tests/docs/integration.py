@@ -6,11 +6,13 @@
 A second process finds what the first one stored; prompts with one beginning share it; the answer never depends on
 the cache: with no daemon, with one that is killed between two prompts, with the next one; two ranks find only chunks
 that both have; a tenant with another salt finds nothing; gathered and scattered blocks are equal on the stand-in
-for CUDA. Each answer is compared with that of an engine without a cache.
+for CUDA. And scripts/size-pool.py says of a trace what a real daemon does with it. Each answer is compared with that of an engine without a cache.
 """
 
+import importlib.util
 import os
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -137,6 +139,26 @@ def show_a_daemon_that_dies(programs, truth):
         expect("the daemon ends by itself", daemon.wait(30), 0)
 
 
+def show_that_the_replay_is_right(programs):
+    """scripts/size-pool.py says of a trace what a real engine and a real daemon then do, within a few points."""
+    spec = importlib.util.spec_from_file_location("size_pool", ROOT / "scripts/size-pool.py")
+    size_pool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(size_pool)
+    chance = random.Random(7)
+    gib, prompt_count = 1 / 64, 120
+    # Some prompts are asked often, the others in turn; all share their first half.
+    seeds = [chance.randint(1, prompt_count if chance.random() < 0.7 else 5) for _ in range(600)]
+    chunks = [[*(f"common-{at}" for at in range(8)), *(f"{seed}-{at}" for at in range(8))] for seed in seeds]
+    with Daemon(default_daemon(), gib) as daemon:
+        engine = Serve(programs, daemon.socket)
+        real = sum(engine.ask(seed)[0] for seed in seeds) / (16 * len(seeds))
+        engine.end()
+    replayed = size_pool.replay(chunks, gib * 2**30 / 32768, 0.8, 0.2)[0] / (16 * len(seeds))
+    if abs(real - replayed) > 0.06 or not 0.5 < real < 0.95:
+        sys.exit(f"integration: of the chunks {real:.3f} were found, and the replay says {replayed:.3f}")
+    print(f"ok      the replay of a trace says {replayed:.1%} found, and a real daemon finds {real:.1%}")
+
+
 def main():
     (programs,) = sys.argv[1:]
     stop_on_signals()
@@ -145,6 +167,7 @@ def main():
     alone.end()
     show_sharing(programs, truth)
     show_a_daemon_that_dies(programs, truth)
+    show_that_the_replay_is_right(programs)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The pages of the repository: their code blocks, links, anchors, and what they quote or repeat from elsewhere.
 
 A code block is fenced and names its language; an indented one is refused, since nothing could tell what it is. Three
-comments in a page bind what follows them to something else, and `--update` rewrites it:
+comments in a page bind what follows them to something else; `--update` rewrites the first two:
 
     <!-- quote FILE NAME -->     the next block is what stands between `[NAME]` and `[end]` in FILE
     <!-- flags -->               the next table has every flag of `hostkvd --help`
+    <!-- output -->              the next block has lines that the shell block before it prints, in their order
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^( *)(```+)\s*(\S*)\s*$")
-QUOTE = re.compile(r"^\s*<!-- quote (\S+) (\S+) -->\s*$")
+QUOTE = re.compile(r"^\s*<!-- (?:quote (\S+) (\S+)|output) -->\s*$")
 
 
 class Page:
@@ -54,7 +55,7 @@ class Page:
                 self.prose.append("")
             else:
                 found = QUOTE.match(line)
-                quote = found.groups() if found else (quote if not line.strip() else None)
+                quote = (found[1] and found.groups() or "output") if found else (quote if not line.strip() else None)
                 if was_text and re.match(r"^ {4}\S", line):
                     self.problem(number, "an indented code block; fence it and name its language")
                 self.prose.append(line)
@@ -137,7 +138,7 @@ def check_quotes(pages, update):
     """C and C++ stand in a page only as lines of a program that a test compiles and runs."""
     for page in pages:
         for block in reversed(page.blocks):
-            if block["quote"] is None:
+            if block["quote"] in (None, "output"):
                 if block["language"] in ("c", "cpp"):
                     page.problem(block["line"], "C or C++ that is no quote: <!-- quote FILE NAME --> names the program it stands in")
                 continue
