@@ -154,8 +154,8 @@ def check_reloadable(pages):
         for name, rest in re.findall(r'pub\(super\) static \w+: Setting = Setting::new\(\s*"([a-z0-9-]+)"(.*?);\n', source, re.S)
         if ".reloadable()" in rest
     }
-    line = next((line for line in page.prose if line.startswith("A reload applies ")), "")
-    said = set(re.findall(r"`(\w+)`", line))
+    sentence = re.search(r"^A reload applies (.*?)\. ", "\n".join(page.prose), re.M | re.S)
+    said = set(re.findall(r"`(\w+)`", sentence[1] if sentence else ""))
     if said != wanted:
         page.problem(1, f"what a reload applies: the page lacks {sorted(wanted - said)} and has {sorted(said - wanted)} too many")
 
