@@ -146,7 +146,9 @@ class Runner:
         for name in re.findall(r"\bhostkvd(?:@\w+)?(?:\.(?:service|socket))?\b", command if "systemctl" in command else ""):
             if re.sub(r"@\w+", "@NAME", name) not in UNITS:
                 page.problem(block["line"], f"there is no unit {name}")
-        daemon = re.search(r"\bhostkvd(?: |$)(.*)", command.replace("\\\n", " "))
+        # Of a container engine's command those behind the image are ours.
+        program = r"\bhostkvd:\S+(.*)" if re.match(r"\s*(docker|podman)\b", command) else r"\bhostkvd(?: |$)(.*)"
+        daemon = re.search(program, command.replace("\\\n", " "))
         for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]+", daemon[1] if daemon and "systemctl" not in command else ""):
             if flag not in self.flags:
                 page.problem(block["line"], f"hostkvd has no flag {flag}")

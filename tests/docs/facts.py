@@ -26,6 +26,10 @@ START_ERRORS = [
 WHILE_SERVING = ("writing to {target}", "rotating {path", "making a line of an event")
 
 
+# Flags of others' programs that a page talks about.
+FOREIGN_FLAGS = {"--group-add", "--ipc", "--memory", "--memory-swap", "--pid", "--shm-size", "--userns"}
+
+
 def help_of(program, *words):
     # Wide, so that no sentence is broken.
     return subprocess.run(
@@ -178,7 +182,7 @@ def check_names(pages, hostkvd, hostkv, metrics):
         for number, line in enumerate(page.prose, 1):
             for code in re.findall(r"`([^`]+)`", line):
                 for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code):
-                    if name not in flags and name not in scripts:
+                    if name not in flags | FOREIGN_FLAGS and name not in scripts:
                         page.problem(number, f"{name} is a flag of no program here")
                 for name in re.findall(r"(?<!:)\b(?:hostkv|HOSTKV)_\w+", code):
                     if name not in known and not name.endswith("_") and name not in scripts:

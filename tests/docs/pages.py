@@ -1,7 +1,7 @@
 """The pages of the repository: their code blocks, links, anchors, and what they quote or repeat from elsewhere.
 
 A code block is fenced and names its language; an indented one is refused, since nothing could tell what it is. Three
-comments in a page bind what follows them to something else; `--update` rewrites the first two:
+comments in a page bind what follows them to something else; `--update` fences, and rewrites the first two:
 
     <!-- quote FILE NAME -->     the next block is what stands between `[NAME]` and `[end]` in FILE
     <!-- flags -->               the next table has every flag of `hostkvd --help`
@@ -34,6 +34,7 @@ class Page:
     def _read(self):
         """Splits the page in blocks and prose; `self.prose` has an empty line for each line of a block."""
         self.prose = []
+        self.indented = []
         block, fence, quote = None, None, None
         was_text = True
         for number, line in enumerate(self.lines, 1):
@@ -57,7 +58,8 @@ class Page:
                 found = QUOTE.match(line)
                 quote = (found[1] and found.groups() or "output") if found else (quote if not line.strip() else None)
                 if was_text and re.match(r"^ {4}\S", line):
-                    self.problem(number, "an indented code block; fence it and name its language")
+                    self.problem(number, "an indented code block; scripts/test-docs.sh --update fences it as sh")
+                    self.indented.append(number - 1)
                 self.prose.append(line)
             # In a list a continued paragraph is indented too.
             was_text = not line.strip() and not self._is_in_list()
@@ -93,6 +95,20 @@ class Page:
                 yield number, target
             for target in re.findall(r"(?:src|srcset)=\"([^\"]+)\"", line):
                 yield number, target
+
+
+def fence(pages):
+    """Fences indented blocks, as commands, which most are."""
+    for page in pages:
+        for begin in reversed(page.indented):
+            end = begin
+            while end < len(page.lines) and (page.lines[end].startswith("    ") or not page.lines[end].strip()):
+                end += 1
+            while not page.lines[end - 1].strip():
+                end -= 1
+            page.lines[begin:end] = ["```sh", *(line[4:] for line in page.lines[begin:end]), "```"]
+        if page.indented:
+            page.path.write_text("\n".join(page.lines) + "\n", encoding="utf-8")
 
 
 def all_pages():

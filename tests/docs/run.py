@@ -47,6 +47,9 @@ def main():
     built = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "release"
     hostkvd, hostkv = built / "hostkvd", built / "hostkv"
     all_pages = documents.all_pages()
+    if arguments.update:
+        documents.fence(all_pages)
+        all_pages = documents.all_pages()
     documents.check_quotes(all_pages, arguments.update)
     facts.check_flags(all_pages, hostkvd, arguments.update)
     if arguments.update:
