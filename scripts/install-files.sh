@@ -141,6 +141,6 @@ put_config "$work/hostkvd.toml" "$sysconfdir/hostkv/hostkvd.toml"
 put 644 LICENSE "$docdir/LICENSE"
 
 if [[ $action == install && -z $destdir ]]; then
-  printf 'install-files: hostkv %s is in %s. As a service: systemd-sysusers, systemctl daemon-reload, systemctl enable --now hostkvd\n' \
+  printf 'install-files: hostkv %s is in %s. Programs find the library after ldconfig. As a service: systemd-sysusers, systemctl daemon-reload, systemctl enable --now hostkvd\n' \
     "$version" "$prefix" >&2
 fi

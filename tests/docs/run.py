@@ -59,6 +59,7 @@ def main():
     facts.check_alerts(all_pages)
     facts.check_statuses(all_pages)
     facts.check_reloadable(all_pages)
+    facts.check_steps(all_pages)
     facts.check_names(all_pages, hostkvd, hostkv, metrics_page(hostkvd, hostkv))
 
     with tempfile.TemporaryDirectory(prefix="hostkv-docs-") as prefix:
