@@ -173,12 +173,27 @@ class Runner:
                 import yaml  # here, because a host without it has pages without YAML to read
 
                 list(yaml.safe_load_all(text))
-            elif language not in ("sh", "bash", "c", "cpp", "text", "ini", "dockerfile", "promql", "cmake", "mermaid", ""):
+            elif language == "cmake":
+                self._build_by_cmake(text, pathlib.Path(folder) / "cmake")
+            elif language not in ("sh", "bash", "c", "cpp", "text", "ini", "dockerfile", ""):
                 raise ValueError(f"nothing here checks a block of language {language}")
         except ImportError:
             self.skips.setdefault("python3-yaml is not installed", []).append(f"{page.name}:{block['line']}")
         except Exception as error:  # what a parser throws is its own affair
             page.problem(block["line"], f"the block is no {language} that would work: {error}")
+
+    def _build_by_cmake(self, text, folder):
+        """The lines are those of a target named engine, beside an installed hostkv."""
+        if not shutil.which("cmake"):
+            self.skips.setdefault("cmake is not installed", []).append(text.splitlines()[0])
+            return
+        folder.mkdir()
+        begin = f"cmake_minimum_required(VERSION 3.16)\nproject(page C)\nadd_executable(engine {ROOT}/examples/roundtrip.c)\n"
+        (folder / "CMakeLists.txt").write_text(begin + text, encoding="utf-8")
+        for command in (["cmake", "-S", ".", "-B", "build", f"-DCMAKE_PREFIX_PATH={self.prefix}"], ["cmake", "--build", "build"]):
+            done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
+            if done.returncode != 0:
+                raise ValueError(done.stdout[-600:])
 
 
 def install(prefix):
