@@ -108,13 +108,18 @@ def start_errors():
 def check_start_errors(pages):
     """Each has a row whose first cell begins the sentence, in code font, and each row is one of them."""
     page = next(page for page in pages if page.path == OPERATIONS)
-    rows = set(rows_of_errors(page))
+    codes = dict(rows_of_errors(page))
+    rows = set(codes)
     wanted = list(start_errors())
     if len(wanted) < 55:
         page.problem(1, f"only {len(wanted)} start-up errors were found in the sources; tests/docs/facts.py looks in the wrong places")
     used = set()
     for file, template in wanted:
         matching = {row for row in rows if with_holes(template).startswith(row)}
+        # As ConfigError::exit_code and StartError::code have it.
+        is_written = file.endswith(("config/error.rs", "specs.rs", "fields.rs")) and not template.startswith("there is no folder")
+        if any(codes[row] != (2 if is_written else 1) for row in matching):
+            page.problem(1, f"the row for {with_holes(template)} is under the wrong exit code")
         if not matching:
             page.problem(1, f"no row for the start-up error of {file}: {with_holes(template)}")
         used |= matching
@@ -123,12 +128,15 @@ def check_start_errors(pages):
 
 
 def rows_of_errors(page):
-    inside = False
+    """(first cell, exit code of its table)"""
+    code = None
     for line in page.prose:
         if line.startswith("#"):
-            inside = "start-up error" in line.lower()
-        elif inside:
-            yield from re.findall(r"^\| `([^`]*)` \|", line)
+            heading = re.match(r"### Start-up errors with exit code (\d)", line)
+            code = int(heading[1]) if heading else None
+        elif code:
+            for row in re.findall(r"^\| `([^`]*)` \|", line):
+                yield row, code
 
 
 def check_alerts(pages):
