@@ -28,6 +28,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Commands that this test never runs, as they stand in the pages, and why. The first that fits counts.
 SKIPPED = [
+    (r"\b(ssh|scp|rsync)\b", "needs other hosts"),
     (r"\b(docker|podman)\b", "needs a container engine"),
     (r"\b(kubectl|helm|kind|minikube)\b", "needs a cluster"),
     (r"\b(systemctl|systemd-sysusers|systemd-tmpfiles|journalctl)\b", "needs systemd as the first process, and root"),
