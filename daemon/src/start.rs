@@ -47,6 +47,11 @@ const DESCRIPTORS_PER_SESSION: u64 = 4;
 /// Descriptors of all else: segments, metrics, epoll and its like, and those kept in reserve.
 const DESCRIPTORS_BESIDE: u64 = 96;
 
+/// What the daemon takes beside its segments: stacks, queues, sessions, and what the kernel keeps for it.
+const OWN_BYTES: u64 = 8 << 20;
+/// Private memory of an entry when all are in use: its record, its extent and the hole behind that, a mark, an order.
+const OWN_BYTES_PER_ENTRY: u64 = 80;
+
 /// Runs the daemon until a signal ends it.
 pub fn run(config: Config) -> Result<(), StartError> {
     // Before the first thread, so that all inherit the mask.
@@ -199,7 +204,9 @@ fn make_payload(config: &Config, geometry: Geometry) -> Result<Payload, StartErr
     let pool = &config.pool;
     let options = PayloadOptions {
         size_bytes: pool.size_bytes,
-        extra_bytes: geometry.segment_len(),
+        extra_bytes: geometry.segment_len()
+            + OWN_BYTES
+            + u64::from(geometry.entry_count) * OWN_BYTES_PER_ENTRY,
         shm_name: pool.shm_name.as_deref(),
         huge_pages: match pool.huge_pages {
             HugePages::Auto => segment::HugePages::Auto,
