@@ -3,8 +3,8 @@
 //! `make torture` does the whole.
 
 use hostkv_tests::torture::{
-    self, FAULTS, Fault, calls, closed, fork, greedy, hostile, kill, restart, stopped, threads,
-    verify,
+    self, FAULTS, Fault, abroad, calls, changed, closed, flood, fork, greedy, hostile, kill,
+    little, paused, race, refused, restart, stopped, stuck, threads, verify,
 };
 
 /// A test for each row of the table, and one that no row is left out.
@@ -45,6 +45,17 @@ short_forms! {
     a_fork_in_the_middle_of_an_open_gives_no_child_access => fork::DURING_OPENS,
     a_client_of_many_threads_killed_at_work_leaves_nothing_behind => threads::KILLED,
     a_client_that_flips_its_lease_and_lies_hurts_nobody => hostile::FLIPS_AND_LIES,
+    an_object_that_its_writer_changes_after_the_commit_is_a_miss => changed::AFTER_COMMIT,
     clients_outlive_a_daemon_killed_under_load => restart::UNDER_LOAD,
     a_daemon_in_little_memory_waits_for_the_old_pool_and_names_its_holder => restart::IN_LITTLE_MEMORY,
+    in_any_dev_shm_a_named_pool_is_refused_or_whole => little::SHM,
+    in_any_memory_cgroup_a_pool_is_refused_or_whole => little::CGROUP,
+    a_flood_of_connections_costs_little_and_keeps_nobody_out => flood::OF_CONNECTIONS,
+    with_few_descriptors_sessions_are_refused_and_open_again => flood::OF_DESCRIPTORS,
+    a_log_that_goes_nowhere_stalls_nobody => stuck::LOG,
+    a_client_in_namespaces_of_its_own_works_and_dies_like_any_other => abroad::IN_NAMESPACES,
+    a_system_call_of_the_daemon_that_fails_ends_it_by_a_sentence_or_nothing => refused::OF_THE_DAEMON,
+    a_system_call_of_a_client_that_fails_is_a_status => refused::OF_A_CLIENT,
+    of_two_daemons_that_race_exactly_one_serves => race::FOR_ONE_SOCKET,
+    a_daemon_that_stands_still_lets_reads_go_on_and_calls_time_out => paused::BY_SIGNAL,
 }

@@ -43,6 +43,8 @@ fn an_untrusted_user_stores_and_reads_like_any_other() {
     worker.must("uid 65534");
     worker.must("open");
     daemon.wait_for_line("read-write through a staging segment");
+    // Others may write this daemon's payload, so it is not sealed against writers; what this one was given is.
+    assert_eq!(worker.must("attack"), "");
     for order in ["reserve k 3 100000", "fill", "commit", "acquire k 3"] {
         worker.must(order);
     }

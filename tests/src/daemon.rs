@@ -16,6 +16,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use hostkv::session::{Session, SessionConfig};
@@ -249,6 +250,42 @@ impl DaemonSpec {
         daemon
     }
 
+    /// Starts it where it may serve or refuse to start; its log must be read.
+    pub fn start_or_refuse(self) -> Result<Daemon, FailedStart> {
+        let mut child = self.command().spawn().expect("hostkvd can be run");
+        let log = Log::default();
+        let collector = log.collect(child.stderr.take().expect("standard error is a pipe"));
+        let deadline = Instant::now() + PATIENCE;
+        while RawClient::connect(self.socket()).is_err() {
+            if let Some(status) = child.try_wait().unwrap() {
+                collector.join().expect("the collector ends with the log");
+                return Err(FailedStart {
+                    status,
+                    stderr: log.lines().join("\n"),
+                });
+            }
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!(
+                    "hostkvd neither serves nor ends: {}",
+                    log.lines().join("\n")
+                );
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let mut daemon = Daemon {
+            child,
+            log,
+            spec: self,
+            metrics: None,
+            has_ended: false,
+            _unread: None,
+        };
+        daemon.wait_until_ready();
+        Ok(daemon)
+    }
+
     /// Starts it where it must end by itself at once.
     pub fn start_must_fail(&self) -> FailedStart {
         let mut child = self.command().spawn().expect("hostkvd can be run");
@@ -325,7 +362,7 @@ struct Log {
 }
 
 impl Log {
-    fn collect(&self, stderr: impl Read + Send + 'static) {
+    fn collect(&self, stderr: impl Read + Send + 'static) -> JoinHandle<()> {
         let lines = Arc::clone(&self.lines);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n') {
@@ -334,7 +371,7 @@ impl Log {
                 lines.0.lock().unwrap().push(line);
                 lines.1.notify_all();
             }
-        });
+        })
     }
 
     fn lines(&self) -> Vec<String> {

@@ -140,6 +140,7 @@ impl Worker {
             ["audit"] => Ok(self.session().audit()?.verdict),
             ["figures"] => Ok(self.session().figures()?.object_count.to_string()),
             ["close"] => self.session.take().unwrap().close().map(|()| String::new()),
+            ["life"] => self.life(),
             ["reads", rounds] => self.reads(number(rounds)),
             ["load-until-death", seed] => {
                 // The answer comes first: there is no other.
@@ -249,6 +250,34 @@ impl Worker {
                 unsafe { fill(key, span.data, span.len_bytes) };
             }
         }
+        done()
+    }
+
+    /// All that a client does, once; ends at the first call that fails.
+    fn life(&mut self) -> Answer {
+        let outcome = self.live();
+        // What is left of a life that failed goes in this order.
+        self.lease = None;
+        self.reservation = None;
+        self.session = None;
+        outcome
+    }
+
+    fn live(&mut self) -> Answer {
+        self.open(&[])?;
+        self.reserve("life", 4, 8000)?;
+        self.fill()?;
+        self.reservation.take().unwrap().commit()?;
+        self.leased = keys("life", 4);
+        let wanted = Request::default();
+        self.lease = Some(
+            self.session()
+                .acquire(self.keyspace, &self.leased, &wanted)?,
+        );
+        assert_eq!(self.verify()?, "4", "wrong bytes");
+        self.lease.take().unwrap().release()?;
+        self.session().remove(self.keyspace, &self.leased, None)?;
+        self.session.take().unwrap().close()?;
         done()
     }
 

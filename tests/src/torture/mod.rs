@@ -15,16 +15,24 @@
 //! says its figures with [`Run::note`], and panics at the first thing that is wrong. What this machine cannot do is
 //! `Err(Skipped)`, which is counted and never a pass.
 
+pub mod abroad;
 pub mod calls;
+pub mod changed;
 pub mod closed;
+pub mod flood;
 pub mod fork;
 pub mod greedy;
 pub mod hostile;
 pub mod kill;
+pub mod little;
+pub mod paused;
+pub mod race;
+pub mod refused;
 pub mod restart;
 mod run;
 mod stage;
 pub mod stopped;
+pub mod stuck;
 pub mod threads;
 pub mod verify;
 
@@ -65,8 +73,19 @@ pub const FAULTS: &[&Fault] = &[
     &fork::DURING_OPENS,
     &threads::KILLED,
     &hostile::FLIPS_AND_LIES,
+    &changed::AFTER_COMMIT,
     &restart::UNDER_LOAD,
     &restart::IN_LITTLE_MEMORY,
+    &little::SHM,
+    &little::CGROUP,
+    &flood::OF_CONNECTIONS,
+    &flood::OF_DESCRIPTORS,
+    &stuck::LOG,
+    &abroad::IN_NAMESPACES,
+    &refused::OF_THE_DAEMON,
+    &refused::OF_A_CLIENT,
+    &race::FOR_ONE_SOCKET,
+    &paused::BY_SIGNAL,
 ];
 
 /// The short form for a test: a hundredth of the cycles and no limit in time.
