@@ -49,16 +49,17 @@ impl Key {
             return Err(KeyError::ChunkHashLength(chunk_hash_len));
         }
         let mut words = [0; KEY_WORDS];
-        for (i, word) in words.iter_mut().take(4).enumerate() {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&chunk_hash[i * 8..i * 8 + 8]);
-            let kept = (chunk_hash_len as usize).saturating_sub(i * 8).min(8);
-            let mask = if kept == 8 {
-                u64::MAX
-            } else {
-                (1 << (kept * 8)) - 1
-            };
-            *word = u64::from_le_bytes(bytes) & mask;
+        let (chunks, _) = chunk_hash.as_chunks::<8>();
+        for (word, bytes) in words.iter_mut().zip(chunks) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        if chunk_hash_len as usize != MAX_CHUNK_HASH_BYTES {
+            for (i, word) in words.iter_mut().take(chunks.len()).enumerate() {
+                let kept = (chunk_hash_len as usize).saturating_sub(i * 8).min(8);
+                if kept < 8 {
+                    *word &= (1 << (kept * 8)) - 1;
+                }
+            }
         }
         words[4] = u64::from(object_group_id) << 32 | u64::from(kv_rank);
         words[5] = u64::from(chunk_hash_len) << 32 | u64::from(keyspace.0);

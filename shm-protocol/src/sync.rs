@@ -6,7 +6,7 @@
 #[cfg(not(loom))]
 mod imp {
     pub use std::sync::atomic::{
-        AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
     };
 }
 
@@ -16,7 +16,7 @@ pub mod model;
 #[cfg(loom)]
 mod imp {
     pub use super::model::{AtomicU32, AtomicU64, fence};
-    pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+    pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 }
 
 pub use imp::*;

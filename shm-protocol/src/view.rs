@@ -139,6 +139,24 @@ impl Words {
         unsafe { word64(self.base, self.start + index * 8) }
     }
 
+    /// The eight words from number `first` on, checked once for all of them.
+    ///
+    /// # Panics
+    ///
+    /// When they pass the end; callers pass the first word of a record that they have masked or checked.
+    #[inline]
+    pub fn line(&self, first: usize) -> Line {
+        assert!(
+            first < self.count && self.count - first >= Line::WORDS,
+            "the line at word {first} of {}",
+            self.count
+        );
+        Line {
+            base: self.base,
+            start: self.start + first * 8,
+        }
+    }
+
     /// Copies words from number `first` on into `target`, each by one relaxed load; gives how many there were for it.
     pub fn copy_out(&self, first: usize, target: &mut [u64]) -> usize {
         let count = self.count.saturating_sub(first).min(target.len());
@@ -170,6 +188,30 @@ impl Words {
         }
         #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
         let _ = index;
+    }
+}
+
+/// Eight words of a run, as long as a cache line, already checked against the run's length.
+#[derive(Clone, Copy)]
+pub struct Line {
+    base: *const u8,
+    start: usize,
+}
+
+impl Line {
+    /// Words of a line.
+    pub const WORDS: usize = 8;
+
+    /// Word number `index`.
+    ///
+    /// # Panics
+    ///
+    /// When `index` is not below [`Line::WORDS`]; callers pass constants, for which the check goes away.
+    #[inline]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < Line::WORDS, "word {index} of a line");
+        // SAFETY: `Words::line` checked the whole line, and `index` is inside it.
+        unsafe { word64(self.base, self.start + index * 8) }
     }
 }
 

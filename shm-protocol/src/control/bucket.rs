@@ -15,9 +15,13 @@ crate::layout! {
 
 /// Words of a bucket.
 pub const WORDS: usize = 8;
+/// Word of the overflow count.
+pub const OVERFLOW: usize = 0;
 /// Keys that a bucket holds.
 pub const SLOTS: usize = 7;
-const _: () = assert!(WORDS == SLOTS + 1 && WORDS * 8 == size_of::<Bucket>());
+const _: () = assert!(
+    WORDS == SLOTS + 1 && WORDS == crate::view::Line::WORDS && WORDS * 8 == size_of::<Bucket>()
+);
 
 /// A key of a bucket: 16 bits of its hash and its entry.
 ///
@@ -47,7 +51,8 @@ impl SlotWord {
     /// The entry if the word is not empty and bears this tag.
     #[inline]
     pub fn entry_with_tag(self, tag: u16) -> Option<u32> {
-        (self.0 != 0 && (self.0 >> TAG_SHIFT) as u16 == tag)
+        // The tag first: most words bear another.
+        ((self.0 >> TAG_SHIFT) as u16 == tag && self.0 != 0)
             .then(|| (self.0 as u32).wrapping_sub(1))
     }
 }

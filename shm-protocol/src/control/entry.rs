@@ -20,7 +20,7 @@ pub const SEQ: usize = 0;
 pub const EXTENT: usize = 1;
 /// First word of the key.
 pub const KEY: usize = 2;
-const _: () = assert!(WORDS * 8 == size_of::<Entry>());
+const _: () = assert!(WORDS * 8 == size_of::<Entry>() && WORDS == crate::view::Line::WORDS);
 
 /// Whether an entry with this sequence number may be read.
 #[inline]

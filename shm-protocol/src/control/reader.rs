@@ -14,7 +14,7 @@ use crate::id::EntryNumber;
 use crate::key::{HashSecret, Key, KeyHash};
 use crate::sum::Sum;
 use crate::sync::{Ordering, fence};
-use crate::view::View;
+use crate::view::{Line, View};
 
 /// A key that was readable when it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +78,43 @@ impl IndexReader {
     /// It is a candidate only; [`IndexReader::verify`] decides.
     #[inline]
     pub fn locate(&self, hash: KeyHash) -> Option<EntryNumber> {
-        let found = self.walk(hash, Some);
+        let tag = bucket::SlotWord::tag_of(hash.h1);
+        let bucket = self.tables.buckets.line(self.home(hash) * bucket::WORDS);
+        let in_slot = |slot| self.in_slot(bucket, slot, tag);
+        // Slot by slot and not in a loop: most keys lie in the first ones.
+        let found = in_slot(1)
+            .or_else(|| in_slot(2))
+            .or_else(|| in_slot(3))
+            .or_else(|| in_slot(4))
+            .or_else(|| in_slot(5))
+            .or_else(|| in_slot(6))
+            .or_else(|| in_slot(7))
+            .or_else(|| self.locate_beyond(bucket, hash));
         if let Some(entry) = found {
             self.tables.entries.prefetch(entry.index() * entry::WORDS);
         }
         found
+    }
+
+    /// The search behind a home bucket that has no slot with the hash's tag.
+    #[inline]
+    fn locate_beyond(&self, home: Line, hash: KeyHash) -> Option<EntryNumber> {
+        // Relaxed: as in `walk`.
+        if home.word(bucket::OVERFLOW).load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.walk(hash, Some)
+    }
+
+    /// The entry of a slot that bears the tag.
+    #[inline]
+    fn in_slot(&self, bucket: Line, slot: usize, tag: u16) -> Option<EntryNumber> {
+        // Relaxed: a stale word leads to an entry whose seq or key does not match.
+        let word = bucket.word(slot).load(Ordering::Relaxed);
+        bucket::SlotWord(word)
+            .entry_with_tag(tag)
+            .filter(|entry| *entry < self.tables.entry_count)
+            .map(EntryNumber)
     }
 
     /// Third pass: whether `candidate` holds `key` and is readable now (steps R1 and R2). When it holds
@@ -142,25 +174,21 @@ impl IndexReader {
     }
 
     /// Calls `visit` for each entry of the chain that bears the hash's tag until it gives something.
-    #[inline]
+    #[inline(never)]
     fn walk<T>(&self, hash: KeyHash, mut visit: impl FnMut(EntryNumber) -> Option<T>) -> Option<T> {
         let tag = bucket::SlotWord::tag_of(hash.h1);
         let mut home = self.home(hash);
         for _ in 0..self.tables.max_probe {
-            let first = home * bucket::WORDS;
+            let bucket = self.tables.buckets.line(home * bucket::WORDS);
             for slot in 1..bucket::WORDS {
-                // Relaxed: a stale word leads to an entry whose seq or key does not match.
-                let word = self.tables.buckets.at(first + slot).load(Ordering::Relaxed);
-                if let Some(entry) = bucket::SlotWord(word).entry_with_tag(tag)
-                    && entry < self.tables.entry_count
-                    && let Some(result) = visit(EntryNumber(entry))
-                {
-                    return Some(result);
+                let found = self.in_slot(bucket, slot, tag).and_then(&mut visit);
+                if found.is_some() {
+                    return found;
                 }
             }
             // Relaxed: the count is raised before a key behind it is linked and moves by one at a time, so a
             // key that was there all along is never hidden.
-            if self.tables.buckets.at(first).load(Ordering::Relaxed) == 0 {
+            if bucket.word(bucket::OVERFLOW).load(Ordering::Relaxed) == 0 {
                 return None;
             }
             home = (home + 1) & self.tables.bucket_mask as usize;
@@ -171,8 +199,8 @@ impl IndexReader {
     /// Steps R1 and R2 for one entry.
     #[inline]
     fn look(&self, key: &Key, entry: EntryNumber) -> Option<Found> {
-        let first = entry.index() * entry::WORDS;
-        let load = |word: usize| self.tables.entries.at(first + word).load(Ordering::Relaxed);
+        let line = self.tables.entries.line(entry.index() * entry::WORDS);
+        let load = |word: usize| line.word(word).load(Ordering::Relaxed);
         let seq = load(entry::SEQ);
         // Acquire: pairs with the release store D6, so that the fields are at least that generation's.
         fence(Ordering::Acquire);

@@ -9,7 +9,7 @@
 //!              lap     | entry number       lap = position / capacity + 1, low 32 bits
 //! ```
 //!
-//! Several threads push: a place is claimed by compare-and-swap on the head after the tail was checked. The
+//! Several threads push: places are claimed by compare-and-swap on the head after the tail was checked. The
 //! daemon takes records in order and stops at the first whose lap is not the one it waits for, i.e. that is
 //! claimed but not written. A record is one word, so it is whole or not there.
 
@@ -26,6 +26,8 @@ const LAP_SHIFT: u32 = 32;
 pub struct Recency {
     view: View,
     ring: Words,
+    /// The ring has two to this power of places.
+    capacity_log2: u32,
     bitmap: Words,
 }
 
@@ -34,8 +36,10 @@ impl Recency {
     pub fn new(view: View, geometry: &LeaseGeometry) -> Result<Recency, OutOfBounds> {
         view.u64(offset_of!(LeaseHeader, recency_head) as u64)?;
         view.u64(offset_of!(LeaseHeader, recency_tail) as u64)?;
+        debug_assert!(geometry.recency_capacity.is_power_of_two());
         Ok(Recency {
             view,
+            capacity_log2: geometry.recency_capacity.trailing_zeros(),
             ring: view.words(
                 geometry.recency_offset(),
                 u64::from(geometry.recency_capacity),
@@ -56,47 +60,70 @@ impl Recency {
             .expect("Recency::new checked that the word is mapped")
     }
 
+    fn capacity(&self) -> u64 {
+        1 << self.capacity_log2
+    }
+
+    #[inline]
     fn place(&self, position: u64) -> usize {
-        (position % self.ring.count() as u64) as usize
+        (position & (self.capacity() - 1)) as usize
     }
 
     fn lap(&self, position: u64) -> u64 {
-        (position / self.ring.count() as u64 + 1) & u64::from(u32::MAX)
+        ((position >> self.capacity_log2) + 1) & u64::from(u32::MAX)
     }
 
     /// Client: leaves a record; false when the ring was full and the bitmap took the touch.
     #[inline]
     pub fn touch(&self, entry: EntryNumber) -> bool {
+        self.touch_all(&[entry]) == 0
+    }
+
+    /// Client: leaves a record for each entry, in this order, and claims the places of all by one exchange. Gives how
+    /// many found the ring full, which are the last ones; the bitmap took those.
+    #[inline]
+    pub fn touch_all(&self, entries: &[EntryNumber]) -> usize {
         let mut head = self.head().load(Ordering::Relaxed);
-        loop {
-            // Acquire: pairs with the daemon's store of the tail; the record there has been copied out.
+        let claimed = loop {
+            // Acquire: pairs with the daemon's store of the tail; the records there have been copied out.
             let tail = self.tail().load(Ordering::Acquire);
-            if head.wrapping_sub(tail) >= self.ring.count() as u64 {
-                if let Some(word) = self.bitmap.get(entry.index() / 64) {
-                    // Relaxed: a hint without anything behind it.
-                    word.fetch_or(1 << (entry.0 % 64), Ordering::Relaxed);
-                }
-                return false;
+            let room = self.capacity().saturating_sub(head.wrapping_sub(tail));
+            let count = room.min(entries.len() as u64);
+            if count == 0 {
+                break 0;
             }
             // Relaxed: the claim only keeps two threads off one place.
             match self.head().compare_exchange_weak(
                 head,
-                head + 1,
+                head + count,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => break,
+                Ok(_) => break count as usize,
                 Err(current) => head = current,
             }
+        };
+        let (in_ring, beyond) = entries.split_at(claimed);
+        for (position, entry) in (head..).zip(in_ring) {
+            self.ring
+                .at(self.place(position))
+                // Release: one word, with nothing behind it; documents the hand-over.
+                .store(
+                    self.lap(position) << LAP_SHIFT | u64::from(entry.0),
+                    Ordering::Release,
+                );
         }
-        self.ring
-            .at(self.place(head))
-            // Release: one word, with nothing behind it; documents the hand-over.
-            .store(
-                self.lap(head) << LAP_SHIFT | u64::from(entry.0),
-                Ordering::Release,
-            );
-        true
+        for entry in beyond {
+            let bit = 1 << (entry.0 % 64);
+            if let Some(word) = self.bitmap.get(entry.index() / 64)
+                // Relaxed, both: a hint without anything behind it. A bit that is set is a touch that the sweep has
+                // still to take, and it stands for this one too.
+                && word.load(Ordering::Relaxed) & bit == 0
+            {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        beyond.len()
     }
 
     /// Daemon: takes finished records from its private `tail` on, at most `most`, and gives the new tail.

@@ -13,18 +13,19 @@ use std::mem::offset_of;
 
 const GEOMETRY: LeaseGeometry = LeaseGeometry {
     slot_count: 1,
-    recency_capacity: 1,
+    recency_capacity: 2,
     bitmap_words: 1,
     event_capacity: 0,
 };
 
-/// Two threads touch two entries each while the daemon drains a ring of one place.
+/// Two threads touch two entries each while the daemon drains a ring of two places.
 fn touches() {
     let mut words = LoomWords::new();
     for at in [
         offset_of!(LeaseHeader, recency_head) as u64,
         offset_of!(LeaseHeader, recency_tail) as u64,
         GEOMETRY.recency_offset(),
+        GEOMETRY.recency_offset() + 8,
         GEOMETRY.bitmap_offset(),
     ] {
         words.add64(at, 0);
@@ -35,10 +36,8 @@ fn touches() {
         .into_iter()
         .map(|entries| {
             thread::spawn(move || {
-                for entry in entries {
-                    if !recency.touch(EntryNumber(entry)) {
-                        reached("overflowed");
-                    }
+                if recency.touch_all(&entries.map(EntryNumber)) != 0 {
+                    reached("overflowed");
                 }
             })
         })
@@ -79,7 +78,7 @@ fn every_touch_arrives_once() {
         body: touches,
         ends: &["overflowed", "drained beside a touch"],
         mutants: vec![
-            split("claim or bit by load and store", "touch"),
+            split("claim or bit by load and store", "touch_all"),
             split("sweep by load and store", "sweep_overflow"),
         ],
     });
