@@ -10,7 +10,17 @@
 //! ```
 //!
 //! Streaming stores are weakly ordered, so the copy ends with the fence that orders them before whatever makes
-//! the bytes visible. CPUs without AVX2 use the plain copy.
+//! the bytes visible. Which form copies is chosen at run time, by the CPU and the length:
+//!
+//! | CPU | from [`STREAMING_BYTES`] on |
+//! |---|---|
+//! | x86-64 with AVX-512F | streaming stores of 64 bytes |
+//! | x86-64 with AVX2 | streaming stores of 32 bytes |
+//! | aarch64 | non-temporal pairs of 16 bytes |
+//! | others | the plain copy |
+
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+use hostkv_shm_protocol::sync::payload_store_fence;
 
 /// From this length on a copy streams; below it the plain copy, which leaves the bytes in the cache, is faster.
 pub const STREAMING_BYTES: usize = 64 * 1024;
@@ -33,52 +43,95 @@ pub unsafe fn copy(destination: *mut u8, source: *const u8, len: usize) {
             return unsafe { x86::copy_avx2(destination, source, len) };
         }
     }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    if len >= STREAMING_BYTES {
+        // SAFETY: every aarch64 CPU that Linux runs on has the vector registers, and our caller promises the rest.
+        return unsafe { arm::copy_pairs(destination, source, len) };
+    }
     // SAFETY: the caller promises both ranges and that they do not overlap.
     unsafe { core::ptr::copy_nonoverlapping(source, destination, len) };
 }
 
+/// Bytes of one step: four vectors of 64, eight of 32 or sixteen of 16.
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+const STEP_BYTES: usize = 256;
+
+/// Copies head and tail the plain way, calls `step(destination, source)` for each whole step between them, and fences.
+///
+/// # Safety
+///
+/// As [`copy`]; `step` copies exactly [`STEP_BYTES`] to a multiple of `ALIGN`.
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+#[inline(always)]
+unsafe fn in_steps<const ALIGN: usize>(
+    destination: *mut u8,
+    source: *const u8,
+    len: usize,
+    step: impl Fn(*mut u8, *const u8),
+) {
+    let head = destination.align_offset(ALIGN).min(len);
+    let body_end = head + (len - head) / STEP_BYTES * STEP_BYTES;
+    // SAFETY: head, body and tail are parts of the caller's two ranges.
+    unsafe {
+        core::ptr::copy_nonoverlapping(source, destination, head);
+        let mut at = head;
+        while at < body_end {
+            step(destination.add(at), source.add(at));
+            at += STEP_BYTES;
+        }
+        core::ptr::copy_nonoverlapping(
+            source.add(body_end),
+            destination.add(body_end),
+            len - body_end,
+        );
+    }
+    payload_store_fence();
+}
+
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+mod arm {
+    use super::{STEP_BYTES, in_steps};
+
+    /// # Safety
+    ///
+    /// As [`super::copy`].
+    pub(super) unsafe fn copy_pairs(destination: *mut u8, source: *const u8, len: usize) {
+        const BLOCK_BYTES: usize = 64;
+        let step = |to: *mut u8, from: *const u8| {
+            for at in (0..STEP_BYTES).step_by(BLOCK_BYTES) {
+                // SAFETY: `in_steps` gives a whole step of both ranges; the block lies in it. The stack is not touched.
+                unsafe {
+                    core::arch::asm!(
+                        "ldp {a:q}, {b:q}, [{from}]",
+                        "ldp {c:q}, {d:q}, [{from}, #32]",
+                        "stnp {a:q}, {b:q}, [{to}]",
+                        "stnp {c:q}, {d:q}, [{to}, #32]",
+                        from = in(reg) from.add(at),
+                        to = in(reg) to.add(at),
+                        a = out(vreg) _,
+                        b = out(vreg) _,
+                        c = out(vreg) _,
+                        d = out(vreg) _,
+                        options(nostack, preserves_flags),
+                    );
+                }
+            }
+        };
+        // SAFETY: the caller promises the ranges; `step` copies 256 bytes.
+        unsafe { in_steps::<16>(destination, source, len, step) };
+    }
+}
+
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod x86 {
+    use super::{STEP_BYTES, in_steps};
     use core::arch::x86_64::{
-        __m256i, __m512i, _mm_prefetch, _mm_sfence, _mm256_loadu_si256, _mm256_stream_si256,
+        __m256i, __m512i, _mm_prefetch, _mm256_loadu_si256, _mm256_stream_si256,
         _mm512_loadu_si512, _mm512_stream_si512,
     };
 
-    /// Bytes of one step: four vectors of 64, or eight of 32.
-    const STEP_BYTES: usize = 256;
     /// How far ahead of the loads the source is asked for, in bytes.
     const PREFETCH_BYTES: usize = 1024;
-
-    /// Copies head and tail and calls `step(destination, source)` for each whole step between them.
-    ///
-    /// # Safety
-    ///
-    /// As [`super::copy`]; `len` is at least two steps, and `step` copies exactly [`STEP_BYTES`].
-    #[inline(always)]
-    unsafe fn in_steps<const ALIGN: usize>(
-        destination: *mut u8,
-        source: *const u8,
-        len: usize,
-        step: impl Fn(*mut u8, *const u8),
-    ) {
-        let head = destination.align_offset(ALIGN).min(len);
-        let body_end = head + (len - head) / STEP_BYTES * STEP_BYTES;
-        // SAFETY: head, body and tail are parts of the caller's two ranges.
-        unsafe {
-            core::ptr::copy_nonoverlapping(source, destination, head);
-            let mut at = head;
-            while at < body_end {
-                step(destination.add(at), source.add(at));
-                at += STEP_BYTES;
-            }
-            core::ptr::copy_nonoverlapping(
-                source.add(body_end),
-                destination.add(body_end),
-                len - body_end,
-            );
-            _mm_sfence();
-        }
-    }
 
     /// # Safety
     ///
@@ -137,64 +190,93 @@ mod tests {
 
     type Copy = unsafe fn(*mut u8, *const u8, usize);
 
-    fn copies_exactly(copy: Copy, len: usize, to_offset: usize, from_offset: usize) {
-        const GUARD: usize = 256;
-        let source: Vec<u8> = (0..len + from_offset + GUARD)
-            .map(|i| (i * 31 + i / 251) as u8)
-            .collect();
-        let mut destination = vec![0xee_u8; len + to_offset + 2 * GUARD];
-        let start = GUARD + to_offset;
-        // SAFETY: both vectors hold the ranges, and they are different allocations.
-        unsafe {
-            copy(
-                destination.as_mut_ptr().add(start),
-                source.as_ptr().add(from_offset),
-                len,
-            );
+    /// Every form that this CPU has.
+    fn forms() -> Vec<(&'static str, Copy)> {
+        let mut forms: Vec<(&'static str, Copy)> = vec![("as chosen", copy)];
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            if is_x86_feature_detected!("avx2") {
+                forms.push(("AVX2", x86::copy_avx2));
+            }
+            if is_x86_feature_detected!("avx512f") {
+                forms.push(("AVX-512", x86::copy_avx512));
+            }
         }
-        assert!(
-            destination[start..start + len] == source[from_offset..from_offset + len],
-            "{len} bytes, offsets {to_offset} and {from_offset}"
-        );
-        assert!(destination[..start].iter().all(|b| *b == 0xee));
-        assert!(destination[start + len..].iter().all(|b| *b == 0xee));
+        #[cfg(all(target_arch = "aarch64", not(miri)))]
+        forms.push(("pairs", arm::copy_pairs));
+        forms
+    }
+
+    const GUARD: usize = 128;
+    const UNTOUCHED: u8 = 0xee;
+
+    /// Two buffers that are used again and again.
+    struct Buffers {
+        source: Vec<u8>,
+        destination: Vec<u8>,
+    }
+
+    impl Buffers {
+        /// For copies of at most `most` bytes, offsets included.
+        fn new(most: usize) -> Buffers {
+            Buffers {
+                source: (0..most).map(|i| (i * 31 + i / 251) as u8 | 1).collect(),
+                // From a page's start on, so that an offset is an alignment.
+                destination: vec![UNTOUCHED; most + 4096 + 2 * GUARD],
+            }
+        }
+
+        fn copies_exactly(&mut self, form: (&str, Copy), len: usize, to: usize, from: usize) {
+            let page = self.destination[GUARD..].as_ptr().align_offset(4096);
+            let start = GUARD + page + to;
+            // SAFETY: both vectors hold the ranges, and they are different allocations.
+            unsafe {
+                form.1(
+                    self.destination.as_mut_ptr().add(start),
+                    self.source.as_ptr().add(from),
+                    len,
+                );
+            }
+            let what = || format!("{}: {len} bytes, offsets {to} and {from}", form.0);
+            let copied = &mut self.destination[start - GUARD..start + len + GUARD];
+            assert!(
+                copied[GUARD..GUARD + len] == self.source[from..from + len],
+                "{}",
+                what()
+            );
+            copied[GUARD..GUARD + len].fill(UNTOUCHED);
+            assert!(copied.iter().all(|byte| *byte == UNTOUCHED), "{}", what());
+        }
     }
 
     #[test]
-    fn every_byte_and_no_other_is_copied_at_every_size_and_alignment() {
-        let s = STREAMING_BYTES;
-        for len in [
-            0,
-            1,
-            63,
-            64,
-            4095,
-            s - 1,
-            s,
-            s + 1,
-            s + 255,
-            s + 256,
-            3 * s + 77,
-        ] {
-            for to_offset in [0, 1, 31, 32, 33, 63] {
-                for from_offset in [0, 1, 17, 63] {
-                    copies_exactly(copy, len, to_offset, from_offset);
+    fn every_byte_and_no_other_is_copied_at_every_size_and_alignment_up_to_a_page() {
+        let mut buffers = Buffers::new(4096 + 4096 + 64);
+        for form in forms() {
+            for len in 0..=4096 {
+                // Every pair of alignments is met by many sizes, and every alignment within a line by each.
+                for to in 0..64 {
+                    buffers.copies_exactly(form, len, to, (to * 7 + len) % 64);
+                }
+            }
+            for len in [1, 63, 64, 255, 256, 257, 1000, 4096] {
+                for to in 0..4096 {
+                    buffers.copies_exactly(form, len, to, (to * 5) % 64);
                 }
             }
         }
     }
 
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[test]
-    fn both_streaming_forms_are_exact_where_the_cpu_has_them() {
-        let lens = [512, 513, 1000, 4096, 70_001];
-        for len in lens {
-            for offset in [0, 1, 32, 63] {
-                if is_x86_feature_detected!("avx2") {
-                    copies_exactly(x86::copy_avx2, len, offset, 5);
-                }
-                if is_x86_feature_detected!("avx512f") {
-                    copies_exactly(x86::copy_avx512, len, offset, 5);
+    fn every_byte_and_no_other_is_copied_where_the_form_changes() {
+        let s = STREAMING_BYTES;
+        let mut buffers = Buffers::new(3 * s + 4096);
+        for form in forms() {
+            for len in [s - 1, s, s + 1, s + 255, s + 256, 3 * s + 77] {
+                for to in [0, 1, 15, 16, 31, 32, 33, 63, 64, 4095] {
+                    for from in [0, 1, 17, 63] {
+                        buffers.copies_exactly(form, len, to, from);
+                    }
                 }
             }
         }
