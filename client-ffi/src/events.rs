@@ -96,6 +96,20 @@ pub(crate) struct Trace {
     span: AtomicU32,
 }
 
+impl Trace {
+    /// Nothing is told.
+    pub(crate) fn off() -> Trace {
+        Trace {
+            mode: Mode::Off,
+            op_id: OpId(0),
+            keyspace: KeyspaceId(0),
+            start_ns: 0,
+            has_lookup: false,
+            span: AtomicU32::new(span_state::NONE),
+        }
+    }
+}
+
 /// The session's ring, its allowance of lines and its debts.
 pub(crate) struct ReadEvents {
     header: HeaderView,
@@ -228,11 +242,8 @@ impl ReadEvents {
         };
         let mut trace = Trace {
             mode,
-            op_id: OpId(0),
             keyspace,
-            start_ns: 0,
-            has_lookup: false,
-            span: AtomicU32::new(span_state::NONE),
+            ..Trace::off()
         };
         if mode != Mode::Off {
             caller.request_id.keep(request_id.unwrap_or_default());

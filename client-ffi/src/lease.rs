@@ -10,8 +10,8 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::events::Trace;
-use crate::read_path::{Pins, Place, Shortage};
+use crate::lease_pool::LeaseMemory;
+use crate::read_path::{Place, Shortage};
 use crate::session::inner::Inner;
 use hostkv_shm_protocol::status::Status;
 use std::sync::Arc;
@@ -25,100 +25,52 @@ pub struct Span {
     pub len_bytes: u64,
 }
 
+/// A lease's memory; its address is the handle of the C interface.
+pub(crate) type Handle = LeaseMemory<Arc<Inner>>;
+
 /// Pinned objects. Releases by drop.
 pub struct Lease {
-    session: Arc<Inner>,
     /// None once it has ended.
-    pins: Option<Box<Pins>>,
-    trace: Trace,
-    prefix_count: usize,
+    held: Option<Box<Handle>>,
 }
 
 impl Lease {
-    /// A lease of these pins; it takes over a hold of the session.
-    pub(crate) fn new(session: Arc<Inner>, pins: Box<Pins>, trace: Trace) -> Lease {
-        Lease {
-            prefix_count: pins.prefix_count(),
-            session,
-            pins: Some(pins),
-            trace,
-        }
+    /// A lease of what was pinned; it takes over a hold of the session.
+    #[inline]
+    pub(crate) fn new(session: Arc<Inner>, mut held: Box<Handle>) -> Lease {
+        held.session = Some(session);
+        Lease { held: Some(held) }
     }
 
-    fn items_len(&self) -> usize {
-        self.pins.as_ref().map_or(0, |pins| pins.items.len())
+    /// The lease of a handle.
+    #[inline]
+    pub(crate) fn of(held: Box<Handle>) -> Lease {
+        Lease { held: Some(held) }
+    }
+
+    /// The handle, which does not release by drop.
+    #[inline]
+    pub(crate) fn into_handle(mut self) -> Option<Box<Handle>> {
+        self.held.take()
+    }
+
+    fn handle(&self) -> Result<&Handle> {
+        self.held.as_deref().ok_or_else(ended)
     }
 
     /// Keys asked.
     pub fn count(&self) -> usize {
-        self.items_len()
+        self.held.as_ref().map_or(0, |held| held.count())
     }
 
     /// Leading keys pinned.
     pub fn prefix_count(&self) -> usize {
-        self.prefix_count
+        self.held.as_ref().map_or(0, |held| held.prefix_count())
     }
 
     /// The object of key number `index`; NOT_FOUND or QUOTA when it is not pinned.
     pub fn span(&self, index: usize) -> Result<Span> {
-        self.session.refuse_child()?;
-        let pins = self.pins.as_ref();
-        let item = pins.and_then(|pins| pins.items.get(index)).ok_or_else(|| {
-            Error::invalid(format!(
-                "index {index} is past the end of a lease of {} keys; it starts at 0",
-                self.items_len()
-            ))
-        })?;
-        match item.place {
-            Place::Pinned(_) => {
-                let (offset, len_bytes) =
-                    self.session
-                        .read
-                        .byte_range(item.found.extent)
-                        .ok_or_else(|| {
-                            Error::internal(format!(
-                                "the index places key {index} outside of the payload; report this defect of hostkvd"
-                            ))
-                        })?;
-                if let Some(pins) = pins {
-                    self.session
-                        .read
-                        .events
-                        .span_taken(&self.trace, &pins.caller);
-                }
-                // The range lies inside the mapping, which has at least the payload's length.
-                let data = self.session.read_base().wrapping_add(offset as usize);
-                Ok(Span { data, len_bytes })
-            }
-            Place::Quota => Err(Error::new(Status::Quota, self.quota_text(index))),
-            Place::Found | Place::NotFound => Err(Error::new(
-                Status::NotFound,
-                format!(
-                    "key {index} is not in L1, or lies behind the end of the run that was pinned"
-                ),
-            )),
-        }
-    }
-
-    #[cold]
-    fn quota_text(&self, index: usize) -> String {
-        let read = &self.session.read;
-        match self.pins.as_ref().and_then(|pins| pins.shortage) {
-            Some(Shortage::Bytes) => format!(
-                "key {index} is not pinned: the session's pinned bytes would pass its quota of {} bytes, half of \
-                 the pool; release leases first",
-                read.pin_quota_bytes()
-            ),
-            Some(Shortage::Gate) => format!(
-                "key {index} is not pinned: more than 80 % of the pool is pinned by all sessions together; release \
-                 leases, or give hostkvd more memory with --l1-size-gb"
-            ),
-            Some(Shortage::Slots) | None => format!(
-                "key {index} is not pinned: all {} pin slots of the session are in use; release leases, or open the \
-                 session with a larger pin_slot_count (hostkvd --max-pins)",
-                read.slot_count()
-            ),
-        }
+        self.handle()?.span(index)
     }
 
     /// The object of key number `index` as a slice.
@@ -137,12 +89,7 @@ impl Lease {
 
     /// OK, or EXPIRED: what was read since the last OK is void. A GPU that reads has been synchronised before.
     pub fn check(&self) -> Result<()> {
-        self.session.refuse_child()?;
-        let is_valid = self
-            .pins
-            .as_ref()
-            .is_none_or(|pins| self.session.read.check(pins));
-        verdict(is_valid)
+        self.handle()?.check()
     }
 
     /// Ends the lease, with the verdict of [`Lease::check`]. In a forked child it only frees memory.
@@ -150,21 +97,26 @@ impl Lease {
         verdict(self.end())
     }
 
+    #[inline]
     fn end(&mut self) -> bool {
-        let Some(mut pins) = self.pins.take() else {
+        let Some(mut held) = self.held.take() else {
+            return true;
+        };
+        let Some(session) = held.session.take() else {
             return true;
         };
         let mut is_valid = true;
-        if !self.session.is_child() {
+        if !session.is_child() {
+            let LeaseMemory { pins, trace, .. } = &mut *held;
             let read = pins.pinned_count();
             let asked = pins.items.len();
-            is_valid = self.session.read.release(&mut pins);
-            let events = &self.session.read.events;
-            events.end_lease(&self.trace, &pins.caller, read, asked);
-            self.session.pins_pool.put(pins);
+            is_valid = session.read.release(pins);
+            let events = &session.read.events;
+            events.end_lease(trace, &pins.caller, read, asked);
+            session.lease_pool.put(held);
         }
         // A goodbye that failed here has no caller to tell: the lease itself has ended.
-        self.session.leave();
+        session.leave();
         is_valid
     }
 }
@@ -173,6 +125,97 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+impl Handle {
+    fn session(&self) -> Result<&Inner> {
+        self.session.as_deref().ok_or_else(ended)
+    }
+
+    /// See [`Lease::count`].
+    pub(crate) fn count(&self) -> usize {
+        self.pins.items.len()
+    }
+
+    /// See [`Lease::prefix_count`].
+    pub(crate) fn prefix_count(&self) -> usize {
+        self.pins.prefix_count()
+    }
+
+    /// See [`Lease::span`].
+    pub(crate) fn span(&self, index: usize) -> Result<Span> {
+        let session = self.session()?;
+        session.refuse_child()?;
+        let Some(item) = self.pins.items.get(index) else {
+            return Err(self.no_such_key(index));
+        };
+        let Place::Pinned(_) = item.place else {
+            return Err(self.not_pinned(session, index, item.place));
+        };
+        let (offset, len_bytes) = session.read.byte_range(item.found.extent).ok_or_else(|| {
+            Error::internal(format!(
+                "the index places key {index} outside of the payload; report this defect of hostkvd"
+            ))
+        })?;
+        let events = &session.read.events;
+        events.span_taken(&self.trace, &self.pins.caller);
+        // The range lies inside the mapping, which has at least the payload's length.
+        let data = session.read_base().wrapping_add(offset as usize);
+        Ok(Span { data, len_bytes })
+    }
+
+    #[cold]
+    fn no_such_key(&self, index: usize) -> Error {
+        Error::invalid(format!(
+            "index {index} is past the end of a lease of {} keys; it starts at 0",
+            self.count()
+        ))
+    }
+
+    #[cold]
+    fn not_pinned(&self, session: &Inner, index: usize, place: Place) -> Error {
+        if place == Place::Quota {
+            return Error::new(Status::Quota, self.quota_text(session, index));
+        }
+        Error::new(
+            Status::NotFound,
+            format!("key {index} is not in L1, or lies behind the end of the run that was pinned"),
+        )
+    }
+
+    #[cold]
+    fn quota_text(&self, session: &Inner, index: usize) -> String {
+        let read = &session.read;
+        match self.pins.shortage {
+            Some(Shortage::Bytes) => format!(
+                "key {index} is not pinned: the session's pinned bytes would pass its quota of {} bytes, half of \
+                 the pool; release leases first",
+                read.pin_quota_bytes()
+            ),
+            Some(Shortage::Gate) => format!(
+                "key {index} is not pinned: more than 80 % of the pool is pinned by all sessions together; release \
+                 leases, or give hostkvd more memory with --l1-size-gb"
+            ),
+            Some(Shortage::Slots) | None => format!(
+                "key {index} is not pinned: all {} pin slots of the session are in use; release leases, or open the \
+                 session with a larger pin_slot_count (hostkvd --max-pins)",
+                read.slot_count()
+            ),
+        }
+    }
+
+    /// See [`Lease::check`].
+    pub(crate) fn check(&self) -> Result<()> {
+        let session = self.session()?;
+        session.refuse_child()?;
+        verdict(session.read.check(&self.pins))
+    }
+}
+
+/// What a lease that has ended says.
+#[cold]
+fn ended() -> Error {
+    Error::internal("the lease has ended; use it before its release only")
 }
 
 fn verdict(is_valid: bool) -> Result<()> {

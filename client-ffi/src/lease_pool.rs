@@ -1,55 +1,107 @@
-//! Memory of ended leases, kept for the next ones, so that acquire and release do not allocate.
+//! Handles of ended leases, kept with their memory for the next ones, so that acquire and release do not allocate.
 //!
-//! Any thread takes and puts, and none waits: when another thread is at it, a lease gets fresh memory or its
-//! memory is freed. **The lock** guards the list alone, is held for one push or pop, and is only ever tried, so
-//! that a fork in between cannot hang the child either.
+//! Any thread takes and puts, and none waits. A handle is kept in a place, which is one pointer that is NULL or owns a
+//! handle; whoever swaps the pointer out owns it then. Places stand on shelves, and a thread begins at the shelf that
+//! its [`lane`] chooses, so that threads seldom touch one cache line.
 
+use crate::events::Trace;
+use crate::lane::lane;
 use crate::read_path::Pins;
-use std::sync::Mutex;
+use hostkv_shm_protocol::sync::{AtomicPtr, Ordering};
+use std::ptr::null_mut;
 
-/// Most leases whose memory is kept.
-const KEPT: usize = 32;
-/// Lists, so that threads seldom meet.
-const SHARDS: usize = 4;
+/// Handles that a shelf keeps: one cache line of pointers.
+const PLACES: usize = 8;
+/// Shelves, so that threads seldom meet.
+const SHELVES: usize = 8;
 
-#[repr(align(64))]
-#[allow(
-    clippy::vec_box,
-    reason = "a lease moves its pins about as one pointer, not as hundreds of bytes"
-)]
-struct Shard(Mutex<Vec<Box<Pins>>>);
-
-/// The kept memory of one session.
-pub(crate) struct PinsPool {
-    shards: [Shard; SHARDS],
+/// What one lease is: the session it belongs to, its keys and what is told of it. Its address is the handle of the C
+/// interface.
+pub(crate) struct LeaseMemory<S> {
+    /// None while it is kept here.
+    pub(crate) session: Option<S>,
+    /// The keys.
+    pub(crate) pins: Pins,
+    /// What is told of it.
+    pub(crate) trace: Trace,
 }
 
-impl PinsPool {
-    pub(crate) fn new() -> PinsPool {
-        PinsPool {
-            shards: core::array::from_fn(|_| Shard(Mutex::new(Vec::with_capacity(KEPT / SHARDS)))),
+impl<S> LeaseMemory<S> {
+    fn new() -> LeaseMemory<S> {
+        LeaseMemory {
+            session: None,
+            pins: Pins::default(),
+            trace: Trace::off(),
+        }
+    }
+}
+
+#[repr(align(64))]
+struct Shelf<S>([AtomicPtr<LeaseMemory<S>>; PLACES]);
+
+/// The kept handles of one session.
+pub(crate) struct LeasePool<S> {
+    shelves: [Shelf<S>; SHELVES],
+}
+
+impl<S> LeasePool<S> {
+    pub(crate) fn new() -> LeasePool<S> {
+        LeasePool {
+            shelves: [const { Shelf([const { AtomicPtr::new(null_mut()) }; PLACES]) }; SHELVES],
         }
     }
 
-    /// Memory for a lease.
+    /// All places, those of this thread's shelf first.
     #[inline]
-    pub(crate) fn take(&self) -> Box<Pins> {
-        self.shards
-            .iter()
-            .find_map(|shard| shard.0.try_lock().ok()?.pop())
-            .unwrap_or_default()
+    fn places(&self) -> impl Iterator<Item = &AtomicPtr<LeaseMemory<S>>> {
+        let (before, from_own) = self.shelves.split_at(lane() % SHELVES);
+        from_own.iter().chain(before).flat_map(|shelf| &shelf.0)
     }
 
-    /// Keeps the memory of an ended lease, if there is room.
+    /// A handle without a session.
     #[inline]
-    pub(crate) fn put(&self, pins: Box<Pins>) {
-        for shard in &self.shards {
-            if let Ok(mut list) = shard.0.try_lock()
-                && list.len() < KEPT / SHARDS
+    pub(crate) fn take(&self) -> Box<LeaseMemory<S>> {
+        self.places()
+            .find_map(Self::take_from)
+            .unwrap_or_else(|| Box::new(LeaseMemory::new()))
+    }
+
+    #[inline]
+    fn take_from(place: &AtomicPtr<LeaseMemory<S>>) -> Option<Box<LeaseMemory<S>>> {
+        // Relaxed: an empty place is passed by without an exchange.
+        if place.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        // Acquire: pairs with `put`; what its last user did to the handle comes first.
+        let held = place.swap(null_mut(), Ordering::Acquire);
+        // SAFETY: a pointer in a place came from `Box::into_raw` in `put`, and the swap gave it to this call alone.
+        (!held.is_null()).then(|| unsafe { Box::from_raw(held) })
+    }
+
+    /// Keeps an ended handle, if there is room.
+    #[inline]
+    pub(crate) fn put(&self, mut held: Box<LeaseMemory<S>>) {
+        held.session = None;
+        let held = Box::into_raw(held);
+        for place in self.places() {
+            if place.load(Ordering::Relaxed).is_null()
+                // Release: pairs with `take_from`. Relaxed on failure: the next place is tried.
+                && place
+                    .compare_exchange(null_mut(), held, Ordering::Release, Ordering::Relaxed)
+                    .is_ok()
             {
-                list.push(pins);
                 return;
             }
+        }
+        // SAFETY: it came from the Box above, and no place took it.
+        drop(unsafe { Box::from_raw(held) });
+    }
+}
+
+impl<S> Drop for LeasePool<S> {
+    fn drop(&mut self) {
+        for place in self.shelves.iter().flat_map(|shelf| &shelf.0) {
+            drop(Self::take_from(place));
         }
     }
 }
@@ -59,17 +111,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_comes_back_and_no_more_is_kept_than_said() {
-        let pool = PinsPool::new();
-        let mut pins = pool.take();
-        pins.reset(1000);
-        let kept_at = pins.items.as_ptr();
-        pool.put(pins);
-        assert_eq!(pool.take().items.as_ptr(), kept_at);
-        for _ in 0..3 * KEPT {
-            pool.put(Box::default());
+    fn a_handle_comes_back_with_its_memory_and_without_its_session() {
+        let pool = LeasePool::new();
+        let mut held = pool.take();
+        held.session = Some(7_u32);
+        held.pins.reset(1000);
+        let kept_at = (&raw const *held, held.pins.items.as_ptr());
+        pool.put(held);
+        // Another thread begins at another shelf and finds it all the same.
+        let held = std::thread::scope(|scope| scope.spawn(|| pool.take()).join().unwrap());
+        assert_eq!((&raw const *held, held.pins.items.as_ptr()), kept_at);
+        assert_eq!(held.session, None);
+    }
+
+    #[test]
+    fn no_more_handles_are_kept_than_there_are_places() {
+        let pool = LeasePool::<u32>::new();
+        for _ in 0..3 * PLACES * SHELVES {
+            pool.put(Box::new(LeaseMemory::new()));
         }
-        let kept: usize = pool.shards.iter().map(|s| s.0.lock().unwrap().len()).sum();
-        assert_eq!(kept, KEPT);
+        let is_kept =
+            |place: &&AtomicPtr<LeaseMemory<u32>>| !place.load(Ordering::Relaxed).is_null();
+        assert_eq!(pool.places().filter(is_kept).count(), PLACES * SHELVES);
+    }
+
+    #[test]
+    fn threads_never_get_the_same_handle() {
+        let pool = LeasePool::<u32>::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let mut held = [pool.take(), pool.take()];
+                        held.iter_mut().for_each(|held| {
+                            assert_eq!(held.session, None);
+                            held.session = Some(thread);
+                        });
+                        std::hint::black_box(&held);
+                        for held in held {
+                            assert_eq!(held.session, Some(thread));
+                            pool.put(held);
+                        }
+                    }
+                });
+            }
+        });
     }
 }

@@ -12,8 +12,8 @@
 //!                         \--> connection ====> daemon's socket        open, reserve, commit, abort, remove, ...
 //! ```
 //!
-//! Module order, each using only those above it: [`error`], `fork`, [`mapping`], [`connection`], [`chunk_keys`],
-//! [`copy`], `pin_slots`, `read_path`, `pins_pool`, `session::inner`, [`lease`], [`reservation`], [`session`],
+//! Module order, each using only those above it: [`error`], `text`, `fork`, [`mapping`], [`connection`], [`chunk_keys`],
+//! [`copy`], `lane`, `pin_slots`, `read_path`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`session`],
 //! [`admin`], [`ffi`].
 
 pub mod admin;
@@ -24,13 +24,15 @@ pub mod error;
 mod events;
 pub mod ffi;
 mod fork;
+mod lane;
 pub mod lease;
+mod lease_pool;
 pub mod mapping;
 mod pin_slots;
-mod pins_pool;
 mod read_path;
 pub mod reservation;
 pub mod session;
+mod text;
 
 pub use chunk_keys::ChunkKey;
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@
 //! ```text
 //!   take (CAS, Acquire) -> note -> add bytes (AcqRel) -> high-water -> R3 -> R4, R5 ... R7 -> forget (Release)
 //!        ^                                                                                        |
-//!        +------------------ give back (fetch_or, Release) <--- subtract bytes (AcqRel) <---------+
+//!        +------------------ give back (fetch_or, Release), subtract bytes (AcqRel) <--------------+
 //! ```
 //!
 //! **Quota.** The sum counts every pin, so it is an upper bound of the distinct bytes that the daemon counts.
@@ -17,8 +17,12 @@
 //! written before the sum is raised, so of two calls that raise it the later one sees the earlier one's notes:
 //! together they never pass the quota, without a lock.
 
+use crate::lane::lane;
 use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::sync::{AtomicU64, Ordering};
+
+/// Words of the bitmap at which threads begin.
+const LANES: usize = 8;
 
 /// One bitmap word on a cache line of its own: threads that take from different words do not disturb each other.
 #[repr(align(64))]
@@ -61,6 +65,15 @@ pub(crate) struct Wanted {
     pub(crate) units: u32,
 }
 
+/// Memory for counting distinct entries; it keeps nothing.
+#[derive(Debug, Default)]
+pub(crate) struct QuotaScratch {
+    /// The pins that are asked about, in the order in which they are allowed.
+    pub(crate) wanted: Vec<Wanted>,
+    own: Vec<u32>,
+    others: Vec<u64>,
+}
+
 /// The slots of one session and what they hold.
 pub(crate) struct SlotPool {
     free: Box<[Line]>,
@@ -86,15 +99,22 @@ impl SlotPool {
         }
     }
 
-    /// Takes up to `count` slots, the lowest free first, and hands each to `taken` in ascending order; gives
-    /// how many there were.
+    /// Takes up to `count` slots and hands each to `taken`; gives how many there were. A thread begins at a word of its
+    /// own, one of the first few so that scans stay short, and takes the lowest free slots from there on.
     #[inline]
-    pub(crate) fn take(&self, count: usize, mut taken: impl FnMut(u32)) -> usize {
+    pub(crate) fn take(&self, count: usize, taken: impl FnMut(u32)) -> usize {
+        self.take_from(lane() % LANES.min(self.free.len()), count, taken)
+    }
+
+    #[inline]
+    fn take_from(&self, first: usize, count: usize, mut taken: impl FnMut(u32)) -> usize {
         let mut left = count;
-        for (word_index, line) in self.free.iter().enumerate() {
+        let mut word_index = first;
+        for _ in 0..self.free.len() {
             if left == 0 {
                 break;
             }
+            let line = &self.free[word_index];
             let mut free = line.0.load(Ordering::Relaxed);
             while free != 0 {
                 let kept = without_lowest(free, left);
@@ -116,39 +136,50 @@ impl SlotPool {
                     Err(current) => free = current,
                 }
             }
+            word_index += 1;
+            if word_index == self.free.len() {
+                word_index = 0;
+            }
         }
         count - left
     }
 
-    /// Notes what the wanted pins hold and adds their bytes; gives how many of them, from the first on, the quota
-    /// allows. The others must be [given back](SlotPool::forget). Before R3.
-    ///
-    /// `wanted` is in ascending order of slots. `scratch` is only memory.
-    pub(crate) fn admit(&self, wanted: &[Wanted], scratch: &mut Vec<u64>) -> usize {
-        for want in wanted {
-            // Relaxed: the sum's AcqRel below carries the notes to whoever adds after us.
-            self.note(want.slot)
-                .store(Note::new(want.entry, want.units).0, Ordering::Relaxed);
-        }
-        let added: u64 = wanted.iter().map(|want| u64::from(want.units)).sum();
-        // AcqRel: Release hands over the notes above; Acquire sees those of every call that added before.
-        let before = self.pinned_units.0.fetch_add(added, Ordering::AcqRel);
-        if before.saturating_add(added) <= self.quota_units {
-            return wanted.len();
-        }
-        self.count_distinct(wanted, scratch)
+    /// Notes what a slot that was taken is to hold; before [`SlotPool::add`].
+    #[inline]
+    pub(crate) fn note(&self, want: &Wanted) {
+        // Relaxed: the sum's AcqRel carries the notes to whoever adds after us.
+        self.note_of(want.slot)
+            .store(Note::new(want.entry, want.units).0, Ordering::Relaxed);
     }
 
-    /// How many of the wanted pins fit beside the distinct entries that all other slots hold.
+    /// Adds the units of what has been noted; whether the quota allows all of it by the sum alone. If not,
+    /// [`SlotPool::count_distinct`] says how much it allows. Before R3.
+    #[inline]
+    pub(crate) fn add(&self, units: u64) -> bool {
+        // AcqRel: Release hands over the notes; Acquire sees those of every call that added before.
+        let before = self.pinned_units.0.fetch_add(units, Ordering::AcqRel);
+        before.saturating_add(units) <= self.quota_units
+    }
+
+    /// How many of the wanted pins, which have been noted and added, fit beside the distinct entries that all other
+    /// slots hold, from the first on. The others must be [forgotten](SlotPool::forgotten).
     #[cold]
-    fn count_distinct(&self, wanted: &[Wanted], others: &mut Vec<u64>) -> usize {
+    pub(crate) fn count_distinct(&self, scratch: &mut QuotaScratch) -> usize {
+        let QuotaScratch {
+            wanted,
+            own,
+            others,
+        } = scratch;
+        own.clear();
+        own.extend(wanted.iter().map(|want| want.slot));
+        own.sort_unstable();
         others.clear();
-        let mut own = wanted.iter().map(|want| want.slot as usize).peekable();
+        let mut own = own.iter().map(|slot| *slot as usize).peekable();
         for (slot, note) in self.notes.iter().enumerate() {
             if own.next_if_eq(&slot).is_some() {
                 continue;
             }
-            // Acquire: a note that `forget` wiped means that its slot has been cleared (R7) before our R3.
+            // Acquire: a note that was wiped means that its slot has been cleared (R7) before our R3.
             let note = note.load(Ordering::Acquire);
             if note != 0 {
                 others.push(note);
@@ -179,36 +210,21 @@ impl SlotPool {
         wanted.len()
     }
 
-    /// Forgets what these slots held, takes their bytes off and makes them free. After R7.
+    /// Begins to forget what slots held.
     #[inline]
-    pub(crate) fn forget(&self, slots: impl Iterator<Item = u32> + Clone) {
-        let mut units = 0;
-        for slot in slots.clone() {
-            let note = self.note(slot);
-            units += Note(note.load(Ordering::Relaxed)).units();
-            // Release: pairs with `count_distinct`; who sees the note gone is ordered after R7.
-            note.store(0, Ordering::Release);
+    pub(crate) fn forgotten(&self) -> Forgotten<'_> {
+        Forgotten {
+            pool: self,
+            units: 0,
+            word: 0,
+            bits: 0,
         }
-        // AcqRel: the clears come before the room that this makes; pairs with `admit`.
-        self.pinned_units.0.fetch_sub(units, Ordering::AcqRel);
-        self.give_back(slots);
     }
 
-    /// Makes slots free that were taken and never noted, or that have been forgotten.
-    #[inline]
-    pub(crate) fn give_back(&self, slots: impl Iterator<Item = u32>) {
-        let mut word = usize::MAX;
-        let mut bits = 0;
-        for slot in slots {
-            let its_word = slot as usize / 64;
-            if its_word != word {
-                self.free_bits(word, bits);
-                word = its_word;
-                bits = 0;
-            }
-            bits |= 1 << (slot % 64);
-        }
-        self.free_bits(word, bits);
+    /// Makes slots free that were taken and never noted.
+    #[cfg(test)]
+    fn give_back(&self, slots: impl Iterator<Item = u32>) {
+        slots.for_each(|slot| self.free_bits(slot as usize / 64, 1 << (slot % 64)));
     }
 
     #[inline]
@@ -219,7 +235,7 @@ impl SlotPool {
         }
     }
 
-    fn note(&self, slot: u32) -> &AtomicU64 {
+    fn note_of(&self, slot: u32) -> &AtomicU64 {
         &self.notes[slot as usize]
     }
 
@@ -244,11 +260,59 @@ impl SlotPool {
     }
 }
 
+/// Slots that are forgotten together: their notes are wiped one by one, and with the end of this value their bytes are
+/// taken off and they are free.
+///
+/// Slots lie in runs, so those of one word of the bitmap are made free together. A word that ends before the others makes
+/// its slots free before their bytes are taken off: until then the sum is too high, and who finds it so counts entries.
+pub(crate) struct Forgotten<'a> {
+    pool: &'a SlotPool,
+    units: u64,
+    word: usize,
+    bits: u64,
+}
+
+impl Forgotten<'_> {
+    /// Forgets what one slot held. After R7.
+    #[inline]
+    pub(crate) fn add(&mut self, slot: u32) {
+        let note = self.pool.note_of(slot);
+        self.units += Note(note.load(Ordering::Relaxed)).units();
+        // Release: pairs with `count_distinct`; who sees the note gone is ordered after R7.
+        note.store(0, Ordering::Release);
+        let word = slot as usize / 64;
+        if word != self.word {
+            self.pool.free_bits(self.word, self.bits);
+            self.word = word;
+            self.bits = 0;
+        }
+        self.bits |= 1 << (slot % 64);
+    }
+}
+
+impl Drop for Forgotten<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // AcqRel: the clears come before the room that this makes; pairs with `add`.
+        self.pool
+            .pinned_units
+            .0
+            .fetch_sub(self.units, Ordering::AcqRel);
+        self.pool.free_bits(self.word, self.bits);
+    }
+}
+
 /// `free` without its `count` lowest set bits.
 #[inline]
 fn without_lowest(free: u64, count: usize) -> u64 {
     if count >= free.count_ones() as usize {
         return 0;
+    }
+    let run = (1 << count) - 1;
+    // Slots come and go in runs, so the lowest free ones mostly follow each other.
+    let lowest = free.trailing_zeros();
+    if free >> lowest & run == run {
+        return free & !(run << lowest);
     }
     let mut kept = free;
     for _ in 0..count {

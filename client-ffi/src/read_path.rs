@@ -5,43 +5,40 @@
 //! own [`Pins`], which are used again and again.
 //!
 //! ```text
-//!   keys --prefetch all--> --locate all--> --verify all (R1, R2)--> slots, quota --R3 all--> R4 once --R5 all-->
-//!        --compare some or all with their sums-->
+//!   keys --prefetch all--> --locate all--> --verify all (R1, R2)-->                     find.rs
+//!        slots, quota --R3 all--> R4 once --R5 all-->                                    pinning.rs
+//!        --compare some or all with their sums-->                                        compare.rs
 //!   pins --check: seq - q <= 1--> --release: counters, touches in reverse order, R7, give slots back-->
 //! ```
 //!
 //! The steps R1 to R7 and why they are safe are in [`hostkv_shm_protocol::lease::pins`].
 
+mod compare;
+mod find;
+mod pinning;
+
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::events::{Caller, ReadEvents};
-use crate::pin_slots::{SlotPool, Wanted};
+use crate::pin_slots::{QuotaScratch, SlotPool};
 use hostkv_shm_protocol::control::header::{HeaderView, State, flags};
 use hostkv_shm_protocol::control::reader::{Found, IndexReader};
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
-use hostkv_shm_protocol::key::{Key, KeyHash};
+use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::counters::{Counter, Counters};
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
 use hostkv_shm_protocol::lease::recency::Recency;
-use hostkv_shm_protocol::sum::sum_of;
 use hostkv_shm_protocol::sync::{AtomicU64, Ordering, fence};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::HelloReply;
 use nix::time::{ClockId, clock_gettime};
 
-/// Keys whose cache misses overlap.
-const BLOCK_KEYS: usize = 64;
-/// The same for short calls, which would fill a large block in vain.
-const SMALL_BLOCK_KEYS: usize = 8;
 /// Age from which a heartbeat makes a reader ask the socket, in nanoseconds.
 const OLD_HEARTBEAT_NS: u64 = 300_000_000;
 /// Length of a heartbeat tick in nanoseconds.
 const TICK_NS: u64 = 100_000_000;
-
-/// 2^64 divided by the golden ratio: the multiples of it, modulo 2^64, are spread evenly.
-const TURN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Whether the daemon of this session lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +67,8 @@ pub(crate) enum Shortage {
 pub(crate) enum Place {
     /// It is pinned in this slot.
     Pinned(u32),
+    /// It is there and has this slot, and nobody has looked again yet; only inside a call.
+    Named(u32),
     /// It is there and not pinned yet; only inside a call.
     Found,
     /// It was not there, or lies behind the end of the run.
@@ -110,15 +109,23 @@ impl Item {
     }
 
     #[inline]
-    fn slot(&self) -> Option<u32> {
+    fn pinned(&self) -> Option<u32> {
         match self.place {
             Place::Pinned(slot) => Some(slot),
-            Place::Found | Place::NotFound | Place::Quota => None,
+            Place::Named(_) | Place::Found | Place::NotFound | Place::Quota => None,
+        }
+    }
+
+    #[inline]
+    fn named(&self) -> Option<u32> {
+        match self.place {
+            Place::Named(slot) => Some(slot),
+            Place::Pinned(_) | Place::Found | Place::NotFound | Place::Quota => None,
         }
     }
 }
 
-/// The keys of one lease, and the memory that making it needs.
+/// The keys of one lease, and the memory that making and ending it needs.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     /// One for each key asked, in order.
@@ -127,8 +134,10 @@ pub(crate) struct Pins {
     pub(crate) shortage: Option<Shortage>,
     /// Who asked, for the events of the lease.
     pub(crate) caller: Caller,
-    wanted: Vec<Wanted>,
-    scratch: Vec<u64>,
+    pinned_count: usize,
+    prefix_count: usize,
+    quota: QuotaScratch,
+    touched: Vec<EntryNumber>,
 }
 
 impl Pins {
@@ -137,27 +146,44 @@ impl Pins {
         self.items.clear();
         self.items.reserve(count);
         self.shortage = None;
-    }
-
-    fn slots(&self) -> impl DoubleEndedIterator<Item = u32> + Clone {
-        self.items.iter().filter_map(Item::slot)
+        self.pinned_count = 0;
+        self.prefix_count = 0;
     }
 
     /// Keys pinned.
     pub(crate) fn pinned_count(&self) -> usize {
-        self.slots().count()
+        self.pinned_count
     }
 
     /// Leading keys pinned.
     pub(crate) fn prefix_count(&self) -> usize {
-        self.items.iter().take_while(|i| i.slot().is_some()).count()
+        self.prefix_count
+    }
+
+    fn pinned(&self) -> impl DoubleEndedIterator<Item = u32> + Clone {
+        self.items.iter().filter_map(Item::pinned)
+    }
+
+    /// Counts what the last change left pinned.
+    fn count(&mut self) {
+        self.pinned_count = self.pinned().count();
+        self.count_prefix();
+    }
+
+    fn count_prefix(&mut self) {
+        self.prefix_count = if self.pinned_count == self.items.len() {
+            self.pinned_count
+        } else {
+            let is_pinned = |item: &&Item| item.pinned().is_some();
+            self.items.iter().take_while(is_pinned).count()
+        };
     }
 }
 
 /// Drops repeated touches of an entry within one tick; private to the process.
 struct TouchFilter {
     /// Tick (high half) and entry (low half) of the last touch that fell here.
-    seen: Box<[AtomicU64]>,
+    seen: Box<[AtomicU64; FILTER_WORDS]>,
 }
 
 const FILTER_WORDS: usize = 4096;
@@ -165,9 +191,7 @@ const FILTER_WORDS: usize = 4096;
 impl TouchFilter {
     fn new() -> TouchFilter {
         TouchFilter {
-            seen: (0..FILTER_WORDS)
-                .map(|_| AtomicU64::new(u64::MAX))
-                .collect(),
+            seen: Box::new([const { AtomicU64::new(u64::MAX) }; FILTER_WORDS]),
         }
     }
 
@@ -198,6 +222,8 @@ pub(crate) struct ReadPath {
     instance: [u64; 2],
     daemon_thread_id: u32,
     align_bytes: u64,
+    /// The alignment is two to this power.
+    align_log2: u32,
     payload_len: u64,
     payload: View,
     /// One acquired object in this many is compared with its sum; 0 = none.
@@ -238,6 +264,12 @@ impl ReadPath {
                 )));
             }
         }
+        if !hello.align_bytes.is_power_of_two() {
+            return Err(Error::internal(format!(
+                "HELLO says align_bytes {}, which is no power of two; report this defect of hostkvd",
+                hello.align_bytes
+            )));
+        }
         let slots = PinSlots::new(lease, &geometry)?;
         let quota_units = hello.pin_quota_bytes / hello.align_bytes;
         Ok(ReadPath {
@@ -252,10 +284,11 @@ impl ReadPath {
             instance: hello.instance_id.words(),
             daemon_thread_id: hello.daemon_thread_id,
             align_bytes: hello.align_bytes,
+            align_log2: hello.align_bytes.trailing_zeros(),
             payload_len: hello.capacity_bytes,
             payload,
             check_every: header.check_every(),
-            turns: AtomicU64::new(hello.session_id.0.wrapping_mul(TURN_FACTOR)),
+            turns: AtomicU64::new(hello.session_id.0.wrapping_mul(compare::TURN_FACTOR)),
         })
     }
 
@@ -334,246 +367,46 @@ impl ReadPath {
         pins: &mut Pins,
     ) {
         pins.reset(keys.len());
-        self.find_each(keyspace, keys, |found| {
-            pins.items.push(found.map_or(Item::NOT_FOUND, Item::found));
-            found.is_some() || is_all
+        let items = &mut pins.items;
+        let mut found_count = 0;
+        self.find_each(keyspace, keys, |found| match found {
+            Some(found) => {
+                items.push(Item::found(found));
+                found_count += 1;
+                true
+            }
+            None => {
+                items.push(Item::NOT_FOUND);
+                is_all
+            }
         });
-        pins.items.resize(keys.len(), Item::NOT_FOUND);
-        self.pin_found(is_all, pins);
+        if pins.items.len() < keys.len() {
+            pins.items.resize(keys.len(), Item::NOT_FOUND);
+        }
+        pins.pinned_count = self.pin_found(found_count, is_all, pins);
+        pins.count_prefix();
         self.leave_out_changed(is_all, pins);
-        let found = pins.pinned_count() as u32;
+        let found = pins.pinned_count as u32;
         self.counters
             .add_read_request(found, keys.len() as u32 - found);
-    }
-
-    /// Three passes over each block of keys; `visit` gets them in order and says whether to go on.
-    #[inline]
-    fn find_each(
-        &self,
-        keyspace: KeyspaceId,
-        keys: &[ChunkKey],
-        visit: impl FnMut(Option<Found>) -> bool,
-    ) {
-        if keys.len() == 1 {
-            self.find_blocks::<1>(keyspace, keys, visit);
-        } else if keys.len() <= SMALL_BLOCK_KEYS {
-            self.find_blocks::<SMALL_BLOCK_KEYS>(keyspace, keys, visit);
-        } else {
-            self.find_blocks::<BLOCK_KEYS>(keyspace, keys, visit);
-        }
-    }
-
-    #[inline]
-    fn find_blocks<const BLOCK: usize>(
-        &self,
-        keyspace: KeyspaceId,
-        keys: &[ChunkKey],
-        mut visit: impl FnMut(Option<Found>) -> bool,
-    ) {
-        for block in keys.chunks(BLOCK) {
-            // Arrays that are filled in place: built by value they would be moved about.
-            let Some(first) = block.first().and_then(|key| key.canonical(keyspace)) else {
-                return;
-            };
-            let mut whole = [first; BLOCK];
-            let mut hashes = [KeyHash { h0: 0, h1: 0 }; BLOCK];
-            let mut candidates: [Option<EntryNumber>; BLOCK] = [None; BLOCK];
-            for (key, (whole, hash)) in block.iter().zip(whole.iter_mut().zip(&mut hashes)) {
-                let Some(key) = key.canonical(keyspace) else {
-                    return;
-                };
-                *whole = key;
-                *hash = self.index.hash(whole);
-                self.index.prefetch(*hash);
-            }
-            for (hash, candidate) in hashes.iter().zip(&mut candidates).take(block.len()) {
-                *candidate = self.index.locate(*hash);
-            }
-            for ((key, hash), candidate) in
-                whole.iter().zip(&hashes).zip(&candidates).take(block.len())
-            {
-                let found =
-                    candidate.and_then(|candidate| self.index.verify(key, *hash, candidate));
-                if !visit(found) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Pins every found key (R3 to R5). A key that is gone by then was not found; without `is_all` it ends the
-    /// run, and the pins behind it are cleared again.
-    fn pin_found(&self, is_all: bool, pins: &mut Pins) {
-        self.name_found(pins);
-        end_run_at_shortage(pins);
-        if pins.wanted.is_empty() {
-            return;
-        }
-        // R4: once for the batch.
-        pin_fence();
-        let Pins {
-            items,
-            shortage,
-            wanted,
-            ..
-        } = pins;
-        // Items and wanted pins are in the same order; pins that stood there before are not looked at again.
-        let mut named = wanted.iter().peekable();
-        for at in 0..items.len() {
-            let item = &mut items[at];
-            let Some(want) = named.next_if(|want| item.place == Place::Pinned(want.slot)) else {
-                continue;
-            };
-            if self.index.is_current(&item.found) {
-                continue;
-            }
-            if is_all {
-                *item = Item::NOT_FOUND;
-                self.unpin([want.slot].into_iter());
-                continue;
-            }
-            self.unpin(items[at..].iter().filter_map(Item::slot));
-            items[at..].fill(Item::NOT_FOUND);
-            *shortage = None;
-            return;
-        }
-    }
-
-    /// Compares pinned objects with their sums, all or a sample, as the daemon wants it. One that has changed was not
-    /// found, the daemon is told, and without `is_all` it ends the run.
-    #[inline]
-    fn leave_out_changed(&self, is_all: bool, pins: &mut Pins) {
-        if self.check_every != 0 {
-            self.compare(is_all, pins);
-        }
-    }
-
-    fn compare(&self, is_all: bool, pins: &mut Pins) {
-        let pinned_count = pins.pinned_count() as u64;
-        // Relaxed: two threads may share turns; only the share counts.
-        let mut turn = self.turns.fetch_add(pinned_count, Ordering::Relaxed);
-        let share = u64::MAX / u64::from(self.check_every);
-        for at in 0..pins.items.len() {
-            let item = pins.items[at];
-            let Some(slot) = item.slot() else {
-                continue;
-            };
-            // Successive products are spread evenly, whatever the number of keys of a call is.
-            let is_due = turn.wrapping_mul(TURN_FACTOR) <= share;
-            turn = turn.wrapping_add(1);
-            if !is_due || !self.has_changed(&item.found) {
-                continue;
-            }
-            self.events.report_changed(&item.found);
-            if is_all {
-                pins.items[at] = Item::NOT_FOUND;
-                self.unpin([slot].into_iter());
-                continue;
-            }
-            self.unpin(pins.items[at..].iter().filter_map(Item::slot));
-            pins.items[at..].fill(Item::NOT_FOUND);
-            pins.shortage = None;
-            return;
-        }
-    }
-
-    /// Whether a pinned object is not what its sum says; without a sum it is believed.
-    fn has_changed(&self, found: &Found) -> bool {
-        let Some(expected) = self.index.sum(found.entry) else {
-            return false;
-        };
-        let Some((offset, len)) = self.byte_range(found.extent) else {
-            return false;
-        };
-        sum_of(&self.payload, offset, len).is_ok_and(|sum| sum != expected)
-    }
-
-    /// Takes slots for the found keys, as far as slots and quota allow, and names their entries there (up to and
-    /// with R3). Found keys that got none stay [`Place::Found`]; [`Pins::shortage`] then says why.
-    fn name_found(&self, pins: &mut Pins) {
-        let Pins {
-            items,
-            shortage,
-            wanted,
-            scratch,
-            ..
-        } = pins;
-        wanted.clear();
-        let mut found = items.iter_mut().filter(|item| item.place == Place::Found);
-        let found_count = found.by_ref().count();
-        if found_count == 0 {
-            return;
-        }
-        // Relaxed: the gate asks for moderation and guards no data.
-        if self.header.pin_gate().load(Ordering::Relaxed) != 0 {
-            *shortage = Some(Shortage::Gate);
-            return;
-        }
-        let mut found = items.iter_mut().filter(|item| item.place == Place::Found);
-        let taken = self.pool.take(found_count, |slot| {
-            if let Some(item) = found.next() {
-                item.place = Place::Pinned(slot);
-                wanted.push(Wanted {
-                    slot,
-                    entry: item.found.entry,
-                    units: self.units(item.found.extent),
-                });
-            }
-        });
-        if taken < found_count {
-            *shortage = Some(Shortage::Slots);
-        }
-        let admitted = self.pool.admit(wanted, scratch);
-        if admitted < taken {
-            *shortage = Some(Shortage::Bytes);
-            self.pool
-                .forget(wanted[admitted..].iter().map(|want| want.slot));
-            // Items and wanted pins are in the same order.
-            let mut refused = wanted[admitted..].iter().peekable();
-            for item in items.iter_mut() {
-                if refused
-                    .next_if(|want| item.place == Place::Pinned(want.slot))
-                    .is_some()
-                {
-                    item.place = Place::Found;
-                }
-            }
-            wanted.truncate(admitted);
-        }
-        if let Some(highest) = wanted.last() {
-            self.slots.raise_high_water(highest.slot + 1);
-        }
-        for want in wanted.iter() {
-            self.slots.publish(want.slot as usize, want.entry);
-        }
-    }
-
-    /// Clears slots that this lease owns (R7) and gives them back.
-    #[inline]
-    fn unpin(&self, slots: impl Iterator<Item = u32> + Clone) {
-        for slot in slots.clone() {
-            self.slots.clear(slot as usize);
-        }
-        self.pool.forget(slots);
-    }
-
-    #[inline]
-    fn units(&self, extent: Extent) -> u32 {
-        // At most 32 bits: the length has 32 and the alignment is at least 1.
-        u64::from(extent.len_bytes).div_ceil(self.align_bytes) as u32
     }
 
     /// Names reserved entries in slots before they are committed, so that each is pinned before it is visible.
     /// The items stand in `pins` as found; those without slot or quota become [`Place::Quota`].
     pub(crate) fn pin_before_commit(&self, pins: &mut Pins) {
-        self.name_found(pins);
-        for item in &mut pins.items {
-            if item.place == Place::Found {
-                item.place = Place::Quota;
-            }
-        }
+        let is_found = |item: &&Item| item.place == Place::Found;
+        let found_count = pins.items.iter().filter(is_found).count();
+        self.name_found(found_count, pins);
         // R4, with the daemon's publish in the place of R5: no scan that could free the entry comes before it.
         pin_fence();
+        for item in &mut pins.items {
+            item.place = match item.place {
+                Place::Named(slot) => Place::Pinned(slot),
+                Place::Found => Place::Quota,
+                place => place,
+            };
+        }
+        pins.count();
     }
 
     /// Acquires the keys at `missing`, which stand in `pins` as not found, as ACQUIRE_ALL does.
@@ -582,19 +415,22 @@ impl ReadPath {
         missing: impl Iterator<Item = (usize, &'a Key)>,
         pins: &mut Pins,
     ) {
+        let mut found_count = 0;
         for (at, key) in missing {
             if let Some(found) = self.index.find(key, self.index.hash(key)) {
                 pins.items[at] = Item::found(found);
+                found_count += 1;
             }
         }
-        self.pin_found(true, pins);
+        self.pin_found(found_count, true, pins);
+        pins.count();
         self.leave_out_changed(true, pins);
     }
 
     /// Clears all pins and counts nothing: the lease never came to be.
     pub(crate) fn abandon(&self, pins: &mut Pins) {
-        self.unpin(pins.slots());
-        pins.items.clear();
+        self.unpin(pins.pinned());
+        pins.reset(0);
     }
 
     /// Whether what was read under the pins until now was theirs.
@@ -605,42 +441,44 @@ impl ReadPath {
         fence(Ordering::Acquire);
         pins.items
             .iter()
-            .filter(|item| item.slot().is_some())
-            .all(|item| {
-                self.index
-                    .seq(item.found.entry)
-                    .wrapping_sub(item.found.seq)
-                    <= 1
-            })
+            .filter(|item| item.pinned().is_some())
+            .all(|item| is_honoured(&self.index, &item.found))
     }
 
     /// Ends the pins: the verdict of [`ReadPath::check`], the counter of keys read, the touches, then R7.
+    ///
+    /// The touches tell the daemon what was read, the last key first, so that the tail of a prefix is colder than its
+    /// head.
     pub(crate) fn release(&self, pins: &mut Pins) -> bool {
-        let is_valid = self.check(pins);
-        let pinned_count = pins.pinned_count();
-        if pinned_count != 0 {
-            // Before the slots are cleared: whoever finds the pins gone also finds the keys counted.
-            self.counters.add(Counter::L1ReadKeys, pinned_count as u64);
-            self.touch(pins);
-            self.unpin(pins.slots());
-        }
-        pins.items.clear();
-        is_valid
-    }
-
-    /// Tells the daemon what was read, the last key first, so that the tail of a prefix is colder than its head.
-    fn touch(&self, pins: &Pins) {
-        let tick = self.heartbeat_tick();
-        let mut overflows = 0;
-        for item in pins.items.iter().rev().filter(|i| i.slot().is_some()) {
-            let entry = item.found.entry;
-            if self.filter.is_new(entry, tick) && !self.recency.touch(entry) {
-                overflows += 1;
+        let mut is_valid = true;
+        if pins.pinned_count != 0 {
+            // Acquire: as in `check`.
+            fence(Ordering::Acquire);
+            let tick = self.heartbeat_tick();
+            let Pins { items, touched, .. } = &mut *pins;
+            touched.clear();
+            // A copy, as in `find_blocks`.
+            let index = self.index;
+            for item in items.iter().rev().filter(|item| item.pinned().is_some()) {
+                is_valid &= is_honoured(&index, &item.found);
+                if self.filter.is_new(item.found.entry, tick) {
+                    touched.push(item.found.entry);
+                }
             }
+            // Before the slots are cleared: whoever finds the pins gone also finds the keys counted.
+            self.counters
+                .add(Counter::L1ReadKeys, pins.pinned_count as u64);
+            if !pins.touched.is_empty() {
+                let overflows = self.recency.touch_all(&pins.touched);
+                if overflows != 0 {
+                    self.counters
+                        .add(Counter::RecencyOverflows, overflows as u64);
+                }
+            }
+            self.unpin(pins.pinned());
         }
-        if overflows != 0 {
-            self.counters.add(Counter::RecencyOverflows, overflows);
-        }
+        pins.reset(0);
+        is_valid
     }
 
     /// Offset and length of a pinned key's object in bytes, checked against the mapped payload.
@@ -660,19 +498,10 @@ impl ReadPath {
     }
 }
 
-/// The first found key without a pin says QUOTA, those behind it are not found.
-fn end_run_at_shortage(pins: &mut Pins) {
-    if pins.shortage.is_none() {
-        return;
-    }
-    let mut unpinned = pins
-        .items
-        .iter_mut()
-        .filter(|item| item.place == Place::Found);
-    if let Some(first) = unpinned.next() {
-        first.place = Place::Quota;
-    }
-    unpinned.for_each(|item| *item = Item::NOT_FOUND);
+/// Whether the daemon still honours a pin of what was found; after the fence of [`ReadPath::check`].
+#[inline]
+fn is_honoured(index: &IndexReader, found: &Found) -> bool {
+    index.seq(found.entry).wrapping_sub(found.seq) <= 1
 }
 
 #[cfg(test)]

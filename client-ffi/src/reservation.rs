@@ -14,6 +14,7 @@
 use crate::connection::ConnectionError;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
+use crate::lease_pool::LeaseMemory;
 use crate::read_path::{Item as PinItem, Pins};
 use crate::session::inner::Inner;
 use hostkv_shm_protocol::control::reader::Found;
@@ -231,23 +232,24 @@ impl Reservation {
     pub fn commit_and_acquire(mut self) -> Result<Lease> {
         self.begin_end()?;
         let session = Arc::clone(&self.session);
-        let mut pins = session.pins_pool.take();
-        let outcome = self.commit_pinned(&mut pins);
+        let mut held = session.lease_pool.take();
+        let LeaseMemory { pins, trace, .. } = &mut *held;
+        let outcome = self.commit_pinned(pins);
         if let Err(failure) = outcome {
-            session.read.abandon(&mut pins);
-            session.pins_pool.put(pins);
+            session.read.abandon(pins);
+            session.lease_pool.put(held);
             return Err(self.give_up(failure));
         }
         // The lease takes over the reservation's hold of the session.
         self.has_ended = true;
         let asked_by = &self.asked_by;
-        let trace = session.read.events.begin(
+        *trace = session.read.events.begin(
             asked_by.keyspace,
             Some(&asked_by.request_id),
             Some(&asked_by.device),
             &mut pins.caller,
         );
-        Ok(Lease::new(session, pins, trace))
+        Ok(Lease::new(session, held))
     }
 
     /// Gives all granted items back. In a forked child it only frees memory.

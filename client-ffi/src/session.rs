@@ -19,6 +19,7 @@ mod life;
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
+use crate::lease_pool::LeaseMemory;
 use crate::reservation::{AskedBy, Item, Reservation};
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::KeyspaceId;
@@ -384,14 +385,15 @@ impl Session {
         checks::request(request, ACQUIRE_ALL)?;
         checks::key_lengths(keys.iter())?;
         self.inner.refuse_without_daemon()?;
-        let mut pins = self.inner.pins_pool.take();
+        let mut held = self.inner.lease_pool.take();
+        let LeaseMemory { pins, trace, .. } = &mut *held;
         let is_all = request.flags & ACQUIRE_ALL != 0;
         let events = &self.inner.read.events;
-        let trace = events.begin_lookup(keyspace, request, &mut pins.caller);
-        self.inner.read.acquire(keyspace, keys, is_all, &mut pins);
-        events.end_lookup(&trace, &pins);
+        *trace = events.begin_lookup(keyspace, request, &mut pins.caller);
+        self.inner.read.acquire(keyspace, keys, is_all, pins);
+        events.end_lookup(trace, pins);
         hold.hand_over();
-        Ok(Lease::new(Arc::clone(&self.inner), pins, trace))
+        Ok(Lease::new(Arc::clone(&self.inner), held))
     }
 
     /// Makes keys unreadable. With `removed`, one byte a key says whether it was there.

@@ -5,17 +5,20 @@
 //! rest is the caller's promise, written down as the rules for pointers in [`crate::ffi`].
 //!
 //! ```text
-//!   handle    give -> *mut T ... lend -> &T ... take -> Box<T>       a handle is a Box's own pointer
+//!   handle    give -> *mut T ... lend -> &T ... take -> Box<T>       a handle is a Box's own pointer; a lease's is that
+//!                                                                  of the memory that the session keeps for leases
 //!   struct    struct_size of the caller against ours:
 //!                smaller        its bytes, then zeros, i.e. defaults
 //!                equal          its bytes
 //!                larger         as equal, if all bytes behind ours are zero
 //! ```
 
-use super::types::{Versioned, hostkv_key, hostkv_request};
+use super::types::{Versioned, hostkv_key, hostkv_lease, hostkv_request};
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
+use crate::lease::{Handle, Lease};
 use crate::session::Request;
+use crate::text::is_printable_ascii;
 use hostkv_shm_protocol::wire::MAX_BATCH_KEYS;
 use std::ffi::{CStr, OsStr, c_char};
 use std::marker::PhantomData;
@@ -31,6 +34,33 @@ const MAX_STRUCT_BYTES: usize = 4096;
 /// Makes a handle of a value; [`take`] is its end.
 pub(super) fn give<T>(value: T) -> *mut T {
     Box::into_raw(Box::new(value))
+}
+
+/// Makes a handle of a lease, whose memory is already where it stays; [`take_lease`] is its end.
+pub(super) fn give_lease(lease: Lease) -> *mut hostkv_lease {
+    let handle = lease.into_handle();
+    handle.map_or(std::ptr::null_mut(), Box::into_raw).cast()
+}
+
+/// The lease behind a handle.
+///
+/// # Safety
+///
+/// As for [`lend`], with a handle from [`give_lease`].
+pub(super) unsafe fn lend_lease<'a>(handle: *const hostkv_lease) -> Result<&'a Handle> {
+    // SAFETY: the same promise; the handle is the address of what `give_lease` was given.
+    unsafe { lend(handle.cast::<Handle>(), "lease") }
+}
+
+/// The lease behind a handle, back from the caller; nothing for NULL.
+///
+/// # Safety
+///
+/// As for [`take`], with a handle from [`give_lease`].
+pub(super) unsafe fn take_lease(handle: *mut hostkv_lease) -> Result<Option<Lease>> {
+    // SAFETY: the same promise; `give_lease` let go of a Box of this type.
+    let handle = unsafe { take(handle.cast::<Handle>(), "lease") }?;
+    Ok(handle.map(Lease::of))
 }
 
 /// The value behind a handle.
@@ -181,6 +211,10 @@ pub(super) unsafe fn text<'a>(text: *const c_char, name: &'static str) -> Result
     let Some(text) = (unsafe { c_text(text) }) else {
         return Ok(None);
     };
+    if is_printable_ascii(text.to_bytes()) {
+        // SAFETY: ASCII is UTF-8.
+        return Ok(Some(unsafe { str::from_utf8_unchecked(text.to_bytes()) }));
+    }
     text.to_str().map(Some).map_err(|error| {
         Error::invalid(format!(
             "{name} is not UTF-8 at byte {}; give UTF-8 text",

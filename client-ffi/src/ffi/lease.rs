@@ -1,6 +1,6 @@
 //! Reading: look for keys, pin them, read them where they lie, release them.
 //!
-//! A `hostkv_lease` is a [`crate::lease::Lease`] in a box. It may be used from many threads at once; the
+//! A `hostkv_lease` is the memory of a [`crate::lease::Lease`]. It may be used from many threads at once; the
 //! release that ends it comes after all of them. Nothing here makes a system call.
 
 use super::types::{
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn hostkv_session_acquire(
             )
         };
         let lease = session.0.acquire(KeyspaceId(keyspace), keys, &request)?;
-        ret_lease.write(handle::give(hostkv_lease(lease)));
+        ret_lease.write(handle::give_lease(lease));
         Ok(())
     })
 }
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn hostkv_session_acquire(
 pub unsafe extern "C" fn hostkv_lease_get_count(lease: *const hostkv_lease) -> usize {
     guard::value(0, || {
         // SAFETY: the caller keeps the rules for pointers.
-        unsafe { handle::lend_or_none(lease) }.map_or(0, |l| l.0.count())
+        unsafe { handle::lend_lease(lease) }.map_or(0, |lease| lease.count())
     })
 }
 
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn hostkv_lease_get_count(lease: *const hostkv_lease) -> u
 pub unsafe extern "C" fn hostkv_lease_get_prefix_count(lease: *const hostkv_lease) -> usize {
     guard::value(0, || {
         // SAFETY: the caller keeps the rules for pointers.
-        unsafe { handle::lend_or_none(lease) }.map_or(0, |l| l.0.prefix_count())
+        unsafe { handle::lend_lease(lease) }.map_or(0, |lease| lease.prefix_count())
     })
 }
 
@@ -136,11 +136,11 @@ pub unsafe extern "C" fn hostkv_lease_get_span(
         // SAFETY: the caller keeps the rules for pointers.
         let (lease, ret_span) = unsafe {
             (
-                handle::lend(lease, "lease")?,
+                handle::lend_lease(lease)?,
                 handle::out(ret_span, "ret_span")?,
             )
         };
-        let span = lease.0.span(index)?;
+        let span = lease.span(index)?;
         ret_span.write(hostkv_span {
             data: span.data.cast(),
             len_bytes: span.len_bytes,
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn hostkv_lease_get_span(
 pub unsafe extern "C" fn hostkv_lease_check(lease: *const hostkv_lease) -> hostkv_status {
     guard::status(|| {
         // SAFETY: the caller keeps the rules for pointers.
-        unsafe { handle::lend(lease, "lease") }?.0.check()
+        unsafe { handle::lend_lease(lease) }?.check()
     })
 }
 
@@ -175,8 +175,8 @@ pub unsafe extern "C" fn hostkv_lease_check(lease: *const hostkv_lease) -> hostk
 pub unsafe extern "C" fn hostkv_lease_release(lease: *mut hostkv_lease) -> hostkv_status {
     guard::status(|| {
         // SAFETY: the caller keeps the rules for pointers.
-        match unsafe { handle::take(lease, "lease") }? {
-            Some(lease) => lease.0.release(),
+        match unsafe { handle::take_lease(lease) }? {
+            Some(lease) => lease.release(),
             None => Ok(()),
         }
     })

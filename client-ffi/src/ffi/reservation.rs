@@ -144,7 +144,7 @@ pub unsafe extern "C" fn hostkv_reservation_commit_and_acquire(
             )
         };
         ret_lease.write(match reservation {
-            Some(reservation) => handle::give(hostkv_lease(reservation.0.commit_and_acquire()?)),
+            Some(reservation) => handle::give_lease(reservation.0.commit_and_acquire()?),
             None => ptr::null_mut(),
         });
         Ok(())

@@ -11,7 +11,7 @@
 )]
 
 use crate::chunk_keys::ChunkKey;
-use crate::lease::Lease;
+use crate::lease::Handle;
 use crate::reservation::Reservation;
 use crate::session::{ReserveItem, Session};
 use hostkv_shm_protocol::status::Status;
@@ -115,7 +115,7 @@ pub struct hostkv_session(pub(super) Session);
 pub struct hostkv_reservation(pub(super) Reservation);
 
 /// A right to read some objects where they lie, until it is released.
-pub struct hostkv_lease(pub(super) Lease);
+pub struct hostkv_lease(#[expect(dead_code, reason = "handles are only cast")] Handle);
 
 /// Number of an open keyspace, i.e. of a model and layout for one tenant. Good in the session that opened it,
 /// until that session closes.

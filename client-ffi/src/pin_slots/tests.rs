@@ -5,9 +5,24 @@ use hostkv_shm_protocol::sync::AtomicU32;
 
 fn take(pool: &SlotPool, count: usize) -> Vec<u32> {
     let mut slots = Vec::new();
-    let got = pool.take(count, |slot| slots.push(slot));
+    let got = pool.take_from(0, count, |slot| slots.push(slot));
     assert_eq!(got, slots.len());
     slots
+}
+
+fn forget(pool: &SlotPool, slots: impl Iterator<Item = u32>) {
+    let mut forgotten = pool.forgotten();
+    slots.for_each(|slot| forgotten.add(slot));
+}
+
+/// Notes and adds the wanted pins, as the read path does, and says how many the quota allows.
+fn admit(pool: &SlotPool, wanted: &[Wanted], scratch: &mut QuotaScratch) -> usize {
+    wanted.iter().for_each(|want| pool.note(want));
+    if pool.add(wanted.iter().map(|want| u64::from(want.units)).sum()) {
+        return wanted.len();
+    }
+    scratch.wanted = wanted.to_vec();
+    pool.count_distinct(scratch)
 }
 
 fn want(slot: u32, entry: u32, units: u32) -> Wanted {
@@ -32,12 +47,29 @@ fn the_lowest_free_slots_come_first_and_no_more_than_there_are() {
 }
 
 #[test]
+fn a_thread_begins_at_a_word_of_its_own_and_goes_round_to_all_others() {
+    let pool = SlotPool::new(150, 1000);
+    let take_from = |first: usize, count: usize| {
+        let mut slots = Vec::new();
+        pool.take_from(first, count, |slot| slots.push(slot));
+        slots
+    };
+    assert_eq!(take_from(1, 3), [64, 65, 66]);
+    assert_eq!(take_from(0, 2), [0, 1]);
+    let rest: Vec<u32> = (128..150).chain(2..64).collect();
+    assert_eq!(take_from(2, 84), rest);
+    assert_eq!(take_from(1, 100), (67..128).collect::<Vec<_>>());
+    pool.give_back(0..150);
+    assert_eq!(pool.free_count(), 150);
+}
+
+#[test]
 fn the_quota_counts_an_entry_once_however_often_it_is_pinned() {
     let pool = SlotPool::new(256, 10);
-    let mut scratch = Vec::new();
+    let mut scratch = QuotaScratch::default();
     let slots = take(&pool, 8);
     let wanted: Vec<Wanted> = slots.iter().map(|slot| want(*slot, 7, 6)).collect();
-    assert_eq!(pool.admit(&wanted, &mut scratch), 8);
+    assert_eq!(admit(&pool, &wanted, &mut scratch), 8);
     assert_eq!(pool.pinned_units(), 48);
     let more = take(&pool, 3);
     let others = [
@@ -45,10 +77,10 @@ fn the_quota_counts_an_entry_once_however_often_it_is_pinned() {
         want(more[1], 7, 6),
         want(more[2], 9, 2),
     ];
-    assert_eq!(pool.admit(&others, &mut scratch), 2, "6 + 3 + 2 > 10");
-    pool.forget(more[2..].iter().copied());
-    pool.forget(more[..2].iter().copied());
-    pool.forget(slots.iter().copied());
+    assert_eq!(admit(&pool, &others, &mut scratch), 2, "6 + 3 + 2 > 10");
+    forget(&pool, more[2..].iter().copied());
+    forget(&pool, more[..2].iter().copied());
+    forget(&pool, slots.iter().copied());
     assert_eq!((pool.pinned_units(), pool.free_count()), (0, 256));
 }
 
@@ -56,8 +88,9 @@ fn the_quota_counts_an_entry_once_however_often_it_is_pinned() {
 fn an_entry_larger_than_the_quota_is_never_admitted() {
     let pool = SlotPool::new(64, 10);
     let slot = take(&pool, 1)[0];
-    assert_eq!(pool.admit(&[want(slot, 1, 11)], &mut Vec::new()), 0);
-    pool.forget([slot].into_iter());
+    let mut scratch = QuotaScratch::default();
+    assert_eq!(admit(&pool, &[want(slot, 1, 11)], &mut scratch), 0);
+    forget(&pool, [slot].into_iter());
     assert_eq!((pool.pinned_units(), pool.free_count()), (0, 64));
 }
 
@@ -92,7 +125,7 @@ fn threads_never_share_a_slot_and_never_pass_the_quota() {
             let (pool, owners, pins) = (&pool, &owners, &pins);
             scope.spawn(move || {
                 let mut random = Random(seed + u64::from(thread));
-                let mut scratch = Vec::new();
+                let mut scratch = QuotaScratch::default();
                 for _ in 0..5_000 {
                     let slots = take(pool, random.below(70) as usize);
                     for slot in &slots {
@@ -106,7 +139,7 @@ fn threads_never_share_a_slot_and_never_pass_the_quota() {
                             want(*slot, entry as u32, units_of(entry))
                         })
                         .collect();
-                    let admitted = &wanted[..pool.admit(&wanted, &mut scratch)];
+                    let admitted = &wanted[..admit(pool, &wanted, &mut scratch)];
                     {
                         let mut pins = pins.lock().unwrap();
                         admitted.iter().for_each(|w| pins[w.entry.index()] += 1);
@@ -122,7 +155,7 @@ fn threads_never_share_a_slot_and_never_pass_the_quota() {
                     for slot in &slots {
                         owners[*slot as usize].store(0, Ordering::Relaxed);
                     }
-                    pool.forget(slots.iter().copied());
+                    forget(pool, slots.iter().copied());
                 }
             });
         }

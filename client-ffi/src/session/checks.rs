@@ -5,6 +5,7 @@ use super::{
 };
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
+use crate::text::is_printable_ascii;
 use hostkv_shm_protocol::wire::{
     MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_CLIENT_NAME_BYTES, MAX_DEVICE_BYTES,
     MAX_MODEL_NAME_BYTES, MAX_REQUEST_ID_BYTES,
@@ -93,13 +94,23 @@ pub(super) fn count(what: &str, count: usize, max_batch_keys: u32) -> Result<()>
 
 /// The lengths of all keys' hashes, also of those that a call may never come to.
 #[inline]
-pub(super) fn key_lengths<'a>(mut keys: impl Iterator<Item = &'a ChunkKey>) -> Result<()> {
-    match keys.position(|key| !key.has_valid_len()) {
-        None => Ok(()),
-        Some(index) => Err(Error::invalid(format!(
-            "key {index} has a chunk_hash_len that is not allowed; set it to the length of its hash, 1 to 32 bytes"
-        ))),
+pub(super) fn key_lengths<'a>(keys: impl Iterator<Item = &'a ChunkKey> + Clone) -> Result<()> {
+    // Without a way out, so that it takes few instructions a key.
+    let has_wrong = keys
+        .clone()
+        .fold(false, |wrong, key| wrong | !key.has_valid_len());
+    if has_wrong {
+        return Err(wrong_length(keys));
     }
+    Ok(())
+}
+
+#[cold]
+fn wrong_length<'a>(mut keys: impl Iterator<Item = &'a ChunkKey>) -> Error {
+    let index = keys.position(|key| !key.has_valid_len()).unwrap_or(0);
+    Error::invalid(format!(
+        "key {index} has a chunk_hash_len that is not allowed; set it to the length of its hash, 1 to 32 bytes"
+    ))
 }
 
 /// The room for one answer a key.
@@ -114,7 +125,7 @@ pub(super) fn answers(name: &str, room: Option<usize>, key_count: usize) -> Resu
 
 fn plain_text(name: &str, text: &str, least: usize, most: usize) -> Result<()> {
     length(name, text.len(), least, most)?;
-    if text.chars().any(char::is_control) {
+    if !is_printable_ascii(text.as_bytes()) && text.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
             "{name} has a control character; give UTF-8 text without any"
         )));

@@ -18,8 +18,8 @@ use crate::connection::hello::{self, Opened, Wishes};
 use crate::connection::{Connection, ConnectionError, Deadline};
 use crate::error::{Error, Result};
 use crate::fork::ForkMark;
+use crate::lease_pool::LeasePool;
 use crate::mapping::{Access, Descriptor, Mapping, Plan};
-use crate::pins_pool::PinsPool;
 use crate::read_path::{Liveness, ReadPath};
 use hostkv_shm_protocol::control::header::ControlHeader;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     read_base: NonNull<u8>,
     write_base: Option<NonNull<u8>>,
     pub(crate) keyspaces: KeyspaceSet,
-    pub(crate) pins_pool: PinsPool,
+    pub(crate) lease_pool: LeasePool<Arc<Inner>>,
     next_op_id: AtomicU64,
     is_torn_down: AtomicBool,
     pub(crate) hello: HelloReply,
@@ -144,7 +144,7 @@ impl Inner {
             read_base: parts.read_base,
             write_base: parts.write_base,
             keyspaces: KeyspaceSet::new(),
-            pins_pool: PinsPool::new(),
+            lease_pool: LeasePool::new(),
             next_op_id: AtomicU64::new(1),
             is_torn_down: AtomicBool::new(false),
             hello: reply,

@@ -1,0 +1,62 @@
+//! Comparing pinned objects with their sums, as the daemon's integrity mode wants it: none, a sample, or all.
+
+use super::{Item, Pins, ReadPath};
+use hostkv_shm_protocol::control::reader::Found;
+use hostkv_shm_protocol::sum::sum_of;
+use hostkv_shm_protocol::sync::Ordering;
+
+/// 2^64 divided by the golden ratio: the multiples of it, modulo 2^64, are spread evenly.
+pub(super) const TURN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl ReadPath {
+    /// Compares pinned objects with their sums, all or a sample, as the daemon wants it. One that has changed was not
+    /// found, the daemon is told, and without `is_all` it ends the run.
+    #[inline]
+    pub(super) fn leave_out_changed(&self, is_all: bool, pins: &mut Pins) {
+        if self.check_every != 0 {
+            self.compare(is_all, pins);
+        }
+    }
+
+    fn compare(&self, is_all: bool, pins: &mut Pins) {
+        let pinned_count = pins.pinned_count as u64;
+        // Relaxed: two threads may share turns; only the share counts.
+        let mut turn = self.turns.fetch_add(pinned_count, Ordering::Relaxed);
+        let share = u64::MAX / u64::from(self.check_every);
+        for at in 0..pins.items.len() {
+            let item = pins.items[at];
+            let Some(slot) = item.pinned() else {
+                continue;
+            };
+            // Successive products are spread evenly, whatever the number of keys of a call is.
+            let is_due = turn.wrapping_mul(TURN_FACTOR) <= share;
+            turn = turn.wrapping_add(1);
+            if !is_due || !self.has_changed(&item.found) {
+                continue;
+            }
+            self.events.report_changed(&item.found);
+            if is_all {
+                pins.items[at] = Item::NOT_FOUND;
+                self.unpin([slot].into_iter());
+                pins.count();
+                continue;
+            }
+            self.unpin(pins.items[at..].iter().filter_map(Item::pinned));
+            pins.items[at..].fill(Item::NOT_FOUND);
+            pins.shortage = None;
+            pins.count();
+            return;
+        }
+    }
+
+    /// Whether a pinned object is not what its sum says; without a sum it is believed.
+    fn has_changed(&self, found: &Found) -> bool {
+        let Some(expected) = self.index.sum(found.entry) else {
+            return false;
+        };
+        let Some((offset, len)) = self.byte_range(found.extent) else {
+            return false;
+        };
+        sum_of(&self.payload, offset, len).is_ok_and(|sum| sum != expected)
+    }
+}

@@ -1,0 +1,163 @@
+//! Pinning what was found, and unpinning it.
+//!
+//! ```text
+//!   Found --slot, note--> Named --R3, all--> R4, once --R5: still there--> Pinned --R7--> slot free
+//!     |                     |                             \\--gone--> slot free, NotFound
+//!     \--no slot, gate----- \--beyond the quota--> Found again, which ends as Quota or NotFound
+//! ```
+
+use super::{Item, Pins, Place, ReadPath, Shortage};
+use crate::pin_slots::Wanted;
+use hostkv_shm_protocol::extent::Extent;
+use hostkv_shm_protocol::lease::pins::pin_fence;
+use hostkv_shm_protocol::sync::Ordering;
+
+impl ReadPath {
+    /// Pins the found keys, of which there are `found_count` (R3 to R5); gives how many it pinned. A key that is gone by
+    /// then was not found; without `is_all` it ends the run, and the pins behind it are cleared again.
+    pub(super) fn pin_found(&self, found_count: usize, is_all: bool, pins: &mut Pins) -> usize {
+        let named_count = self.name_found(found_count, pins);
+        if pins.shortage.is_some() {
+            end_run_at_shortage(&mut pins.items);
+        }
+        if named_count == 0 {
+            return 0;
+        }
+        // R4: once for the batch.
+        pin_fence();
+        // A copy, as in `find_blocks`.
+        let index = self.index;
+        let mut pinned_count = 0;
+        let mut run_end = None;
+        for (at, item) in pins.items.iter_mut().enumerate() {
+            let Place::Named(slot) = item.place else {
+                continue;
+            };
+            if index.is_current(&item.found) {
+                item.place = Place::Pinned(slot);
+                pinned_count += 1;
+            } else if is_all {
+                *item = Item::NOT_FOUND;
+                self.unpin([slot].into_iter());
+            } else {
+                run_end = Some(at);
+                break;
+            }
+        }
+        if let Some(end) = run_end {
+            let behind = &mut pins.items[end..];
+            self.unpin(behind.iter().filter_map(Item::named));
+            behind.fill(Item::NOT_FOUND);
+            pins.shortage = None;
+        }
+        pinned_count
+    }
+
+    /// Takes slots for the found keys, as far as slots and quota allow, and names their entries there (up to and
+    /// with R3); gives how many. Found keys that got none stay [`Place::Found`]; [`Pins::shortage`] then says why.
+    pub(super) fn name_found(&self, found_count: usize, pins: &mut Pins) -> usize {
+        if found_count == 0 {
+            return 0;
+        }
+        // Relaxed: the gate asks for moderation and guards no data.
+        if self.header.pin_gate().load(Ordering::Relaxed) != 0 {
+            pins.shortage = Some(Shortage::Gate);
+            return 0;
+        }
+        let mut units = 0;
+        let mut slots_end = 0;
+        let mut found = pins.items.iter_mut().filter(|i| i.place == Place::Found);
+        let mut named_count = self.pool.take(found_count, |slot| {
+            if let Some(item) = found.next() {
+                item.place = Place::Named(slot);
+                let want = self.wanted(slot, item);
+                self.pool.note(&want);
+                units += u64::from(want.units);
+                slots_end = slots_end.max(slot + 1);
+            }
+        });
+        if named_count < found_count {
+            pins.shortage = Some(Shortage::Slots);
+        }
+        if !self.pool.add(units) {
+            named_count = self.refuse_beyond_quota(named_count, pins);
+        }
+        if named_count != 0 {
+            self.slots.raise_high_water(slots_end);
+        }
+        let slots = self.slots;
+        for item in &pins.items {
+            if let Place::Named(slot) = item.place {
+                slots.publish(slot as usize, item.found.entry);
+            }
+        }
+        named_count
+    }
+
+    /// Counts distinct entries, because the sum passes the quota, and takes the slots back from the named keys that the
+    /// quota does not allow; gives how many stay named.
+    #[cold]
+    fn refuse_beyond_quota(&self, named_count: usize, pins: &mut Pins) -> usize {
+        let Pins { items, quota, .. } = pins;
+        quota.wanted.clear();
+        let named = items.iter().filter_map(|item| Some((item.named()?, item)));
+        quota
+            .wanted
+            .extend(named.map(|(slot, item)| self.wanted(slot, item)));
+        let admitted = self.pool.count_distinct(quota);
+        if admitted == named_count {
+            return admitted;
+        }
+        pins.shortage = Some(Shortage::Bytes);
+        let mut refused = quota.wanted[admitted..].iter().map(|want| want.slot);
+        let mut forgotten = self.pool.forgotten();
+        refused.clone().for_each(|slot| forgotten.add(slot));
+        drop(forgotten);
+        // Items and wanted pins are in the same order.
+        let mut next = refused.next();
+        for item in items.iter_mut() {
+            if next.is_some() && item.named() == next {
+                item.place = Place::Found;
+                next = refused.next();
+            }
+        }
+        admitted
+    }
+
+    /// Clears slots that this lease owns (R7) and gives them back.
+    #[inline]
+    pub(super) fn unpin(&self, slots: impl Iterator<Item = u32>) {
+        let pin_slots = self.slots;
+        let mut forgotten = self.pool.forgotten();
+        for slot in slots {
+            pin_slots.clear(slot as usize);
+            forgotten.add(slot);
+        }
+    }
+
+    #[inline]
+    fn wanted(&self, slot: u32, item: &Item) -> Wanted {
+        Wanted {
+            slot,
+            entry: item.found.entry,
+            units: self.units(item.found.extent),
+        }
+    }
+
+    #[inline]
+    fn units(&self, extent: Extent) -> u32 {
+        let rounded_up = u64::from(extent.len_bytes) + self.align_bytes - 1;
+        // At most 32 bits: the length has 32 and the alignment is at least 1.
+        (rounded_up >> self.align_log2) as u32
+    }
+}
+
+/// The first found key without a pin says QUOTA, those behind it are not found.
+#[cold]
+fn end_run_at_shortage(items: &mut [Item]) {
+    let mut unpinned = items.iter_mut().filter(|item| item.place == Place::Found);
+    if let Some(first) = unpinned.next() {
+        first.place = Place::Quota;
+    }
+    unpinned.for_each(|item| *item = Item::NOT_FOUND);
+}
