@@ -25,7 +25,7 @@
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
 //! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`telemetry`], [`config`], [`systemd`],
-//! [`segment`], [`metrics`], [`error`], [`signal`], [`workers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod config;
 pub mod error;
@@ -34,6 +34,7 @@ pub mod logging;
 pub mod metrics;
 pub mod random;
 pub mod request;
+pub mod sandbox;
 pub mod segment;
 pub mod server;
 pub mod signal;

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!   signals blocked -> log -> kernel -> lock file -> metrics port -> memory, payload, prefault -> control segment
-//!   -> store -> liveness word -> socket (own or passed) -> READY -> the loop ... -> counters folded, clients told -> metrics
-//!   -> socket and lock files -> log flushed
+//!   -> store -> liveness word -> socket (own or passed) -> sandbox -> telemetry, workers, metrics -> READY -> the loop
+//!   ... -> counters folded, clients told -> metrics -> socket and lock files -> log flushed
 //! ```
 //!
 //! What is cheap and may fail comes first, what others can see comes last. Everything runs on the main thread, which
-//! becomes the loop's.
+//! becomes the loop's. Before the sandbox there is no other but the log's, since each thread has to be in it.
 
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -27,6 +29,7 @@ use crate::config::{Config, ConfigError, HugePages, Integrity};
 use crate::error::StartError;
 use crate::metrics::{Bound, Endpoint};
 use crate::request::hello::PoolFacts;
+use crate::sandbox::{self, Lack};
 use crate::segment::{self, Payload, PayloadOptions, Segment, StartProgress};
 use crate::server::alive::AliveMark;
 use crate::server::{
@@ -36,8 +39,8 @@ use crate::server::{
 use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
-use crate::telemetry::{Telemetry, specs};
-use crate::workers::{PayloadBytes, WORKER_THREADS, Workers};
+use crate::telemetry::{Processor, Telemetry, specs};
+use crate::workers::{self, PayloadBytes, WORKER_THREADS, Workers};
 use crate::{critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
@@ -52,19 +55,29 @@ const OWN_BYTES: u64 = 8 << 20;
 /// Private memory of an entry when all are in use: its record, its extent and the hole behind that, a mark, an order.
 const OWN_BYTES_PER_ENTRY: u64 = 80;
 
+/// What became of the log's thread when it closed itself in.
+type LogThread = Receiver<Result<sandbox::Enforced, Lack>>;
+
 /// Runs the daemon until a signal ends it.
 pub fn run(config: Config) -> Result<(), StartError> {
     // Before the first thread, so that all inherit the mask.
     let signals = Signals::block().map_err(|error| fault("blocking the signals", error))?;
-    let log = logging::init(config.log_level.as_deref());
+    let is_sandboxed = config.is_sandboxed;
+    let (sender, log_thread) = sync_channel(1);
+    let log = logging::init(config.log_level.as_deref(), move || {
+        if is_sandboxed {
+            // Heard by nobody when the start has failed meanwhile.
+            let _ = sender.send(sandbox::restrict_to_nothing());
+        }
+    });
     abort_on_panic(log.clone());
     umask(Mode::from_bits_truncate(0o077));
-    let result = serve(config, signals);
+    let result = serve(config, signals, &log_thread);
     log.flush(FLUSH_WITHIN);
     result
 }
 
-fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
+fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(), StartError> {
     segment::min_kernel_check()?;
     raise_descriptor_limit(config.limits.max_sessions);
     let mut place = SocketPlace::of(&config).lock()?;
@@ -83,11 +96,10 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     let facts = init_header(&config, &payload, view, geometry)?;
     let mut store = Store::new(store_config(&config, payload.len_bytes()), view)
         .map_err(|error| fault("setting the index up", io::Error::other(error)))?;
-    let telemetry = match &config.telemetry {
+    let processors = match &config.telemetry {
         telemetry if telemetry.is_enabled => {
             store.collect_events();
-            let processors = specs::parse(&telemetry.processors).map_err(ConfigError::from)?;
-            Some(Telemetry::start(processors, telemetry.max_queue_size)?)
+            Some(specs::parse(&telemetry.processors).map_err(ConfigError::from)?)
         }
         _ => None,
     };
@@ -98,16 +110,27 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     };
 
     let handout = handout(&control, &payload, facts.is_sealed)?;
-    // SAFETY: the workers end with the server, which `run` consumes, and `payload` is dropped at the end of this function.
-    let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
-    let workers = Workers::start(bytes)
-        .map_err(|error| fault("starting the threads for payload bytes", error))?;
     let (asker, questions) =
         questions().map_err(|error| fault("making an eventfd for the metrics", error))?;
     let socket = match listen::take()? {
         Some(passed) => place.adopt(passed)?,
         None => place.listen()?,
     };
+    let worker_count = workers::thread_count();
+    if config.is_sandboxed {
+        enter_sandbox(&config, &place, processors.as_deref(), log_thread);
+    }
+    let telemetry = match processors {
+        Some(processors) => Some(Telemetry::start(
+            processors,
+            config.telemetry.max_queue_size,
+        )?),
+        None => None,
+    };
+    // SAFETY: the workers end with the server, which `run` consumes, and `payload` is dropped at the end of this function.
+    let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
+    let workers = Workers::start(bytes, worker_count)
+        .map_err(|error| fault("starting the threads for payload bytes", error))?;
     say_start(&config, &payload, &place, metrics.as_ref());
     let start = StartFacts {
         started_at: monotonic_ns(),
@@ -144,6 +167,25 @@ fn serve(config: Config, signals: Signals) -> Result<(), StartError> {
     }
     log::info!("Stopped.");
     ended
+}
+
+/// Closes the process in, and says how far that went.
+fn enter_sandbox(
+    config: &Config,
+    place: &LockedPlace,
+    processors: Option<&[Box<dyn Processor>]>,
+    log_thread: &LogThread,
+) {
+    let processors = processors.unwrap_or_default().iter();
+    let event_files: Vec<PathBuf> = processors
+        .filter_map(|processor| processor.path().map(PathBuf::from))
+        .collect();
+    // It answers before it writes a line, so that nothing holds it up. Where it could not be started there is no answer.
+    let log_thread = log_thread
+        .recv()
+        .unwrap_or_else(|_| Err(Lack::Refused("the log has no thread".to_owned())));
+    let plan = sandbox::Plan::new(config, place.folder(), &event_files);
+    plan.enter(log_thread).say();
 }
 
 fn fault(what: &str, source: io::Error) -> StartError {

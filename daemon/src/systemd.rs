@@ -31,6 +31,11 @@ pub fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
+/// Whether it listens on an abstract socket.
+pub fn is_heard_at_abstract_socket() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|place| place.as_bytes().starts_with(b"@"))
+}
+
 /// How long the service manager waits for a feed of the watchdog; `None` when it keeps none for this process.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())

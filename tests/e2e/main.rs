@@ -22,6 +22,7 @@ mod metrics;
 mod quota;
 mod read_path;
 mod reload;
+mod sandbox;
 mod scrapes;
 mod service_manager;
 mod socket_activation;

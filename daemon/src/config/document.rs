@@ -40,7 +40,7 @@ pub struct Entry {
 }
 
 /// A process of root's that is told nothing.
-struct Silent;
+pub(crate) struct Silent;
 
 impl Host for Silent {
     fn variable(&self, _: &str) -> Option<OsString> {

@@ -79,6 +79,8 @@ pub struct Config {
     pub tenants: TenantsConfig,
     /// What sessions may hold, and for how long.
     pub limits: LimitsConfig,
+    /// Whether the process closes itself in once it has started.
+    pub is_sandboxed: bool,
     /// The HTTP endpoint; `None` = disabled.
     pub metrics: Option<MetricsConfig>,
     /// Events for the processors.

@@ -68,6 +68,7 @@ pub(super) fn resolve(
     let tenants = resolver.tenants()?;
     let limits = resolver.limits()?;
     let (integrity, scrub_bytes_per_second) = resolver.integrity()?;
+    let is_sandboxed = resolver.sandbox()?;
     let metrics = resolver.metrics()?;
     let telemetry = resolver.telemetry()?;
     let log_level = resolver.log_level()?;
@@ -86,6 +87,7 @@ pub(super) fn resolve(
         limits,
         integrity,
         scrub_bytes_per_second,
+        is_sandboxed,
         metrics,
         telemetry,
         log_level,
@@ -451,6 +453,12 @@ impl Resolver<'_> {
             ));
         }
         Ok((mode, rate))
+    }
+
+    fn sandbox(&mut self) -> Result<bool, ConfigError> {
+        let is_on = |given: &Given| Ok(check::word(given, &["off", "on"])? == 1);
+        let text = |is_on: &bool| if *is_on { "on" } else { "off" }.to_owned();
+        self.take(&setting::SANDBOX, true, is_on, text)
     }
 
     fn metrics(&mut self) -> Result<Option<MetricsConfig>, ConfigError> {

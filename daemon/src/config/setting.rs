@@ -114,6 +114,7 @@ const EVICTION: &str = "Eviction";
 const TENANTS: &str = "Tenants";
 const LIMITS: &str = "Limits";
 const INTEGRITY_HEADING: &str = "Integrity";
+const PROCESS: &str = "Process";
 const METRICS: &str = "Metrics";
 const TELEMETRY: &str = "Telemetry";
 const CONFIGURATION: &str = "Configuration";
@@ -389,6 +390,15 @@ pub(super) static SCRUB_BYTES_PER_SECOND: Setting = Setting::new(
     "a whole number from 0 to 1099511627776",
 );
 
+pub(super) static SANDBOX: Setting = Setting::new(
+    "sandbox",
+    "on|off",
+    Shape::Text,
+    PROCESS,
+    "Whether the daemon, once started, gives up every file, port and system call that it does not need (landlock, seccomp) [default: on]",
+    "on or off",
+);
+
 pub(super) static DISABLE_PROMETHEUS: Setting = Setting::new(
     "disable-prometheus",
     "",
@@ -468,7 +478,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 40] = [
+pub(super) static ALL: [&Setting; 41] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -500,6 +510,7 @@ pub(super) static ALL: [&Setting; 40] = [
     &SPIN_US,
     &INTEGRITY,
     &SCRUB_BYTES_PER_SECOND,
+    &SANDBOX,
     &DISABLE_PROMETHEUS,
     &PROMETHEUS_HOST,
     &PROMETHEUS_PORT,

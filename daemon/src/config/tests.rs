@@ -220,7 +220,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 38] = [
+const SAMPLES: [(&str, &str, &str); 39] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -252,6 +252,7 @@ const SAMPLES: [(&str, &str, &str); 38] = [
     ("spin-us", "50", "50"),
     ("integrity", "FULL", "\"full\""),
     ("scrub-bytes-per-second", "5000000000", "5000000000"),
+    ("sandbox", "OFF", "\"off\""),
     ("disable-prometheus", "yes", "true"),
     ("prometheus-host", "::1", "\"::1\""),
     ("prometheus-port", "0", "0"),
@@ -341,7 +342,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 39, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 40, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",
@@ -350,6 +351,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
         "Tenants",
         "Limits",
         "Integrity",
+        "Process",
         "Metrics",
         "Telemetry",
         "Configuration",

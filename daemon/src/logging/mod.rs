@@ -74,12 +74,13 @@ impl Threshold {
 
 /// Starts logging at the level of the environment, else at `config_level`, else at INFO.
 ///
-/// A second call changes nothing and gives a handle on the same log.
-pub fn init(config_level: Option<&str>) -> Logging {
+/// The thread that writes calls `begin` first, before it takes a line. A second call changes nothing and gives a handle
+/// on the same log.
+pub fn init(config_level: Option<&str>, begin: impl FnOnce() + Send + 'static) -> Logging {
     let mut is_first = false;
     let logging = INSTALLED.get_or_init(|| {
         is_first = true;
-        install()
+        install(begin)
     });
     if is_first {
         apply(logging, level_of_environment().as_deref().or(config_level));
@@ -127,12 +128,14 @@ fn level_of_environment() -> Option<String> {
     env::var_os(LEVEL_VARIABLE).map(|level| level.to_string_lossy().into_owned())
 }
 
-fn install() -> Logging {
+fn install(begin: impl FnOnce() + Send + 'static) -> Logging {
+    // The C library reads the time zone's file once, at the first time that it prints: here, where it still may.
+    line::local_time(SystemTime::now());
     let journal_stream = env::var("JOURNAL_STREAM").ok();
     let no_color_is_set = env::var_os("NO_COLOR").is_some();
     let form = Form::of(&io::stderr(), journal_stream.as_deref(), no_color_is_set);
     let threshold = Arc::new(Threshold::new(Level::Info));
-    let progress = match build(io::stderr(), form, Arc::clone(&threshold)) {
+    let progress = match build(io::stderr(), form, Arc::clone(&threshold), begin) {
         Ok((logger, progress)) => {
             if let Err(error) = log::set_boxed_logger(Box::new(logger)) {
                 write_last_line(&format!("hostkvd: nothing will be logged: {error}"));
@@ -172,11 +175,16 @@ fn unknown_level(name: &str) -> String {
 }
 
 /// A logger that writes to `sink` through a queue of its own.
-fn build<S>(sink: S, form: Form, threshold: Arc<Threshold>) -> io::Result<(Logger, Arc<Progress>)>
+fn build<S>(
+    sink: S,
+    form: Form,
+    threshold: Arc<Threshold>,
+    begin: impl FnOnce() + Send + 'static,
+) -> io::Result<(Logger, Arc<Progress>)>
 where
     S: AsFd + IsTerminal + Send + 'static,
 {
-    let (lines, progress) = queue::start(sink)?;
+    let (lines, progress) = queue::start(sink, begin)?;
     let logger = Builder::new()
         // The threshold decides: it can change, and it knows CRITICAL.
         .filter_level(LevelFilter::Trace)

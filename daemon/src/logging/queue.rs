@@ -103,8 +103,11 @@ impl io::Write for LineSender {
     }
 }
 
-/// Makes the queue and starts its writer thread on `sink`.
-pub(super) fn start<S>(sink: S) -> io::Result<(LineSender, Arc<Progress>)>
+/// Makes the queue and starts its writer thread on `sink`, which calls `begin` before it takes a line.
+pub(super) fn start<S>(
+    sink: S,
+    begin: impl FnOnce() + Send + 'static,
+) -> io::Result<(LineSender, Arc<Progress>)>
 where
     S: AsFd + Send + 'static,
 {
@@ -120,7 +123,10 @@ where
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let thread = thread::Builder::new()
         .name("hostkvd-log".into())
-        .spawn(move || write_lines(&receiver, &sink, &theirs));
+        .spawn(move || {
+            begin();
+            write_lines(&receiver, &sink, &theirs);
+        });
     mask.thread_set_mask()?;
     thread?;
     let lines = LineSender {

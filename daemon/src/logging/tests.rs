@@ -35,7 +35,7 @@ fn piped(level: Level) -> (Logger, Arc<Progress>, PipeReader) {
     let (reader, writer): (PipeReader, PipeWriter) = pipe().unwrap();
     // A pipe is no terminal, so the trait of terminals is met by a file.
     let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
-    let (logger, progress) = build(file, PLAIN, Arc::new(Threshold::new(level))).unwrap();
+    let (logger, progress) = build(file, PLAIN, Arc::new(Threshold::new(level)), || {}).unwrap();
     (logger, progress, reader)
 }
 
@@ -212,7 +212,7 @@ fn a_descriptor_that_somebody_made_nonblocking_loses_nothing() {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let (mut reader, writer) = pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    let (mut lines, progress) = queue::start(writer).unwrap();
+    let (mut lines, progress) = queue::start(writer, || {}).unwrap();
     let line = [b'x'; 1000];
     for _ in 0..200 {
         lines.write_all(&line).unwrap();
@@ -282,7 +282,7 @@ fn role_of_a_child() {
         Some((first, then)) => (Some(first), Some(then)),
         None => (None, None),
     };
-    let logging = init(config_level.filter(|level| *level != "-"));
+    let logging = init(config_level.filter(|level| *level != "-"), || {});
     log::debug!("first debug");
     log::info!("first info");
     crate::critical!("first {}", "critical");

@@ -47,6 +47,7 @@ pub use error::{Budget, Resource, SegmentError};
 pub use holders::{Holder, holders_of_old_pool};
 pub use kernel::{OLDEST_KERNEL, min_kernel_check};
 pub use mapping::Mapping;
+pub use named::SHM_FOLDER;
 pub use payload::{HugePages, Payload, PayloadOptions, create_payload};
 pub use progress::{ProgressSink, StartProgress};
 

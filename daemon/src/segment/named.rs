@@ -32,7 +32,7 @@ use super::error::SegmentError;
 use super::memfd::restrict_mode;
 
 /// Where named segments live.
-pub(super) const SHM_FOLDER: &str = "/dev/shm";
+pub const SHM_FOLDER: &str = "/dev/shm";
 
 const SEGMENT: &str = "payload";
 /// A file name has at most 255 bytes.

@@ -198,6 +198,12 @@ fn in_pieces(
     Ok(())
 }
 
+/// Half as many threads as there are CPUs, one to four. It reads the files of the process's cgroup.
+pub fn thread_count() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus / 2).clamp(1, MOST_THREADS)
+}
+
 /// The threads and both channels, owned by the loop. Drop ends and joins the threads.
 pub struct Workers {
     jobs: Option<Sender<Job>>,
@@ -208,9 +214,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts half as many threads as there are CPUs, one to four.
-    pub fn start(payload: PayloadBytes) -> io::Result<Workers> {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    /// Starts `thread_count` threads: see [`thread_count`].
+    pub fn start(payload: PayloadBytes, thread_count: usize) -> io::Result<Workers> {
         let (jobs, queue) = channel::<Job>();
         let (end, ends) = channel();
         let bell = Arc::new(EventFd::from_flags(
@@ -226,7 +231,7 @@ impl Workers {
             is_ending,
             threads: Vec::new(),
         };
-        for number in 0..(cpus / 2).clamp(1, MOST_THREADS) {
+        for number in 0..thread_count {
             let (queue, end) = (Arc::clone(&queue), end.clone());
             let (bell, is_ending) = (Arc::clone(&workers.bell), Arc::clone(&workers.is_ending));
             let work = move || {

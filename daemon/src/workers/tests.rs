@@ -93,7 +93,7 @@ fn a_hole_that_a_writer_punched_reads_as_zeros_and_takes_no_memory() {
 #[test]
 fn every_job_ends_once_and_the_bell_rings() {
     let (bytes, payload) = payload();
-    let workers = Workers::start(payload).unwrap();
+    let workers = Workers::start(payload, thread_count()).unwrap();
     for number in 0..256 {
         workers.submit(Job {
             id: JobId(number),

@@ -114,6 +114,10 @@ impl Processor for JsonlProcessor {
         KIND.name
     }
 
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     fn start(&mut self) -> Result<(), ProcessorError> {
         self.output = Some(self.open()?);
         Ok(())

@@ -13,6 +13,7 @@ mod logging;
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::path::Path;
 
 use super::Event;
 
@@ -28,6 +29,11 @@ pub type ProcessorError = Box<dyn Error + Send + Sync>;
 pub trait Processor: Debug + Send {
     /// The name of its type, as specs give it.
     fn type_name(&self) -> &'static str;
+
+    /// The file that it opens at the start and anew while it runs, if there is one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 
     /// Opens what it needs. Called once, before the first event; an error ends the start of the daemon.
     fn start(&mut self) -> Result<(), ProcessorError>;

@@ -70,7 +70,7 @@ fn role_of_a_child() {
         return;
     };
     let role = role.into_string().unwrap();
-    let log = logging::init(None);
+    let log = logging::init(None, || {});
     match role.as_str() {
         "full" => fill_for_a_while(),
         "failing" => fail_for_a_while(),
