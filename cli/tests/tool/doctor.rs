@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use nix::sys::socket::{
 use serde_json::Value;
 
 use crate::admins::{open_to_all, run_as_nobody};
-use crate::{Ran, run, tool, tool_at, tool_for_everybody};
+use crate::{Ran, make_program, run, tool, tool_at, tool_for_everybody};
 
 /// What `doctor --json` says: the exit code and the checks.
 struct Diagnosis {
@@ -216,9 +215,9 @@ fn version_skew_with_the_running_daemon_and_with_the_program_on_disk() {
 
     let daemon = Daemon::start(&[]);
     let (tools, program) = tool_for_everybody();
-    let other = tools.path().join("hostkvd");
-    std::fs::write(&other, "#!/bin/sh\necho hostkvd 9.9.9\n").unwrap();
-    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut other = tempfile::NamedTempFile::new().unwrap();
+    other.write_all(b"#!/bin/sh\necho hostkvd 9.9.9\n").unwrap();
+    make_program(other.path(), &tools.path().join("hostkvd"));
     let mut command = tool_at(&program, &["doctor", "--json"]);
     let ran = command
         .env("HOSTKV_SOCKET", daemon.socket())
@@ -276,8 +275,8 @@ fn a_low_descriptor_limit() {
         .start();
     diagnose(&daemon).assert_finds(
         "descriptors",
-        &["200 descriptors", "--max-sessions 256 needs 864"],
-        &["LimitNOFILE=", "864"],
+        &["200 descriptors", "--max-sessions 256 needs 1120"],
+        &["LimitNOFILE=", "1120"],
     );
     daemon.finish();
 }

@@ -100,10 +100,21 @@ fn run(daemon: &Daemon, arguments: &[&str]) -> Ran {
 fn tool_for_everybody() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = folder.path().join("hostkv");
-    std::fs::copy(TOOL, &program).unwrap();
-    for path in [folder.path(), &program] {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
-    }
+    make_program(TOOL.as_ref(), &program);
     (folder, program)
+}
+
+/// Copies a program or a script to where everybody may run it.
+///
+/// A process of its own writes it: what this one had open for writing, a child that another test forks at that moment
+/// would have open too, and nobody may run a file that somebody has open for writing.
+fn make_program(from: &Path, to: &Path) {
+    let made = Command::new("install")
+        .args(["-m", "755"])
+        .args([from, to])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
 }

@@ -1,5 +1,6 @@
 //! The tool in a real terminal, which tmux makes: `top` and the question of `clear`.
 
+use std::cell::Cell;
 use std::process::{Command, Stdio};
 
 use hostkv_tests::{Daemon, keys, keyspace, skip, store, wait_until};
@@ -9,6 +10,8 @@ use crate::TOOL;
 /// A terminal with a shell in it. Ends with this value.
 struct Terminal {
     server: String,
+    /// Command lines so far.
+    line_count: Cell<u32>,
 }
 
 impl Terminal {
@@ -23,7 +26,10 @@ impl Terminal {
             return None;
         }
         let server = format!("hostkv-{}-{}", std::process::id(), what.replace(' ', "-"));
-        let terminal = Terminal { server };
+        let terminal = Terminal {
+            server,
+            line_count: Cell::new(0),
+        };
         let socket = format!("HOSTKV_SOCKET={}", daemon.socket().display());
         // A shell that says nothing of itself and reads no file of the user.
         let shell = "env -u ENV PS1=$ sh";
@@ -57,9 +63,38 @@ impl Terminal {
     }
 
     /// Types a line.
-    fn run(&self, line: &str) {
+    fn type_line(&self, line: &str) {
         self.tmux(&["send-keys", "-l", line]);
         self.tmux(&["send-keys", "Enter"]);
+    }
+
+    /// Has the shell run a command line. At its end the terminal shows what is given here and the exit code; no other
+    /// line shows the same, so that nobody takes an earlier end for this one.
+    fn run(&self, line: &str) -> String {
+        let number = self.line_count.get() + 1;
+        self.line_count.set(number);
+        let end = format!("line-{number}-ended-with-");
+        self.type_line(&format!("{line}; echo {end}$?"));
+        end
+    }
+
+    /// Waits for what [`Terminal::run`] gave, with one of these codes, and gives the screen.
+    fn wait_for_end(&self, end: &str, codes: &[u8]) -> String {
+        let mut screen = String::new();
+        wait_until(
+            &format!("{end}{codes:?} can be seen in:\n{}", self.screen()),
+            || {
+                screen = self.screen();
+                let is_seen = |code: &u8| screen.contains(&format!("{end}{code}"));
+                codes.iter().any(is_seen)
+            },
+        );
+        screen
+    }
+
+    /// As [`Terminal::run`], and waits for its end with this code.
+    fn run_to_end(&self, line: &str, code: u8) -> String {
+        self.wait_for_end(&self.run(line), &[code])
     }
 
     fn press(&self, key: &str) {
@@ -91,8 +126,7 @@ impl Terminal {
 
     /// Modes of the terminal that a program may leave changed behind.
     fn assert_restored(&self, modes: &str) {
-        self.run("clear; stty -g; echo modes-shown");
-        let screen = self.wait_for("\nmodes-shown");
+        let screen = self.run_to_end("clear; stty -g", 0);
         assert!(screen.contains(modes), "{modes} is not in:\n{screen}");
         assert_eq!(
             self.format("#{alternate_on} #{cursor_flag} #{mouse_any_flag}"),
@@ -109,10 +143,10 @@ impl Terminal {
 
     /// The modes now, as `stty -g` writes them.
     fn modes(&self) -> String {
-        self.run("stty -g; echo modes-shown");
-        let screen = self.wait_for("\nmodes-shown");
+        let screen = self.run_to_end("stty -g", 0);
         let line = screen.lines().find(|line| line.matches(':').count() > 10);
-        line.unwrap().trim().to_owned()
+        // A line that is typed before the shell shows its first prompt is echoed in front of it.
+        line.unwrap().trim().trim_start_matches('$').to_owned()
     }
 }
 
@@ -137,7 +171,7 @@ fn top_shows_resizes_and_gives_the_terminal_back_however_it_ends() {
     store(&session, id, &keys("k", 16), 1 << 20);
     let modes = terminal.modes();
     for end in ["q", "Escape", "C-c"] {
-        terminal.run(&format!("{TOOL} top; echo ended-with-$?"));
+        let ended = terminal.run(&format!("{TOOL} top"));
         let screen = terminal.wait_for("q quits");
         for part in [
             "hostkvd 0.1.0",
@@ -151,12 +185,12 @@ fn top_shows_resizes_and_gives_the_terminal_back_however_it_ends() {
         }
         assert_eq!(terminal.format("#{alternate_on}"), "1");
         terminal.press(end);
-        terminal.wait_for("\nended-with-0");
+        terminal.wait_for_end(&ended, &[0]);
         terminal.assert_restored(&modes);
     }
 
     // Reads show as a rate.
-    terminal.run(&format!("{TOOL} top"));
+    let ended = terminal.run(&format!("{TOOL} top"));
     terminal.wait_for("q quits");
     wait_until("a hit rate can be seen", || {
         let lease = session
@@ -175,9 +209,7 @@ fn top_shows_resizes_and_gives_the_terminal_back_however_it_ends() {
     }
     let top = nix::unistd::Pid::from_raw(terminal.child());
     nix::sys::signal::kill(top, nix::sys::signal::Signal::SIGTERM).unwrap();
-    wait_until("the screen is left", || {
-        terminal.format("#{alternate_on}") == "0"
-    });
+    terminal.wait_for_end(&ended, &[0, 143]);
     terminal.assert_restored(&modes);
     drop(session);
     daemon.finish();
@@ -189,7 +221,7 @@ fn top_tells_of_a_daemon_that_goes_and_finds_the_next_one() {
     let Some(terminal) = Terminal::open("top of a restart", &daemon) else {
         return;
     };
-    terminal.run(&format!("{TOOL} top"));
+    let ended = terminal.run(&format!("{TOOL} top"));
     terminal.wait_for("q quits");
     let spec = daemon.kill();
     terminal.wait_for("can't be looked at");
@@ -199,6 +231,7 @@ fn top_tells_of_a_daemon_that_goes_and_finds_the_next_one() {
         screen.contains(&format!("pid {}", daemon.pid())) && !screen.contains("can't be looked at")
     });
     terminal.press("q");
+    terminal.wait_for_end(&ended, &[0]);
     terminal.assert_restored("");
     daemon.finish();
 }
@@ -233,19 +266,18 @@ fn clear_asks_on_a_terminal_and_takes_only_yes_for_yes() {
     store(&session, keyspace(&session), &keys("k", 3), 100);
     drop(session);
     for (answer, code) in [("no", 1), ("y", 1), ("", 1)] {
-        terminal.run(&format!("clear; {TOOL} clear --all; echo ended-with-$?"));
+        terminal.run_to_end("clear", 0);
+        let ended = terminal.run(&format!("{TOOL} clear --all"));
         terminal.wait_for("every object of every model and tenant. Type yes to go on:");
-        terminal.run(answer);
-        let screen = terminal.wait_for(&format!("\nended-with-{code}"));
+        terminal.type_line(answer);
+        let screen = terminal.wait_for_end(&ended, &[code]);
         assert!(screen.contains("nothing is removed"), "{screen}");
     }
     assert_eq!(daemon.audit().object_count, 3);
-    terminal.run(&format!(
-        "clear; {TOOL} clear --keyspace test-model; echo ended-with-$?"
-    ));
+    let ended = terminal.run(&format!("clear; {TOOL} clear --keyspace test-model"));
     terminal.wait_for("model \"test-model\" and no tenant");
-    terminal.run("yes");
-    let screen = terminal.wait_for("\nended-with-0");
+    terminal.type_line("yes");
+    let screen = terminal.wait_for_end(&ended, &[0]);
     assert!(screen.contains("3 objects removed"), "{screen}");
     daemon.finish();
 }
@@ -256,18 +288,14 @@ fn an_object_does_not_go_to_a_terminal_and_a_dumb_one_has_no_top() {
     let Some(terminal) = Terminal::open("get", &daemon) else {
         return;
     };
-    terminal.run(&format!(
-        "clear; {TOOL} get m/0/0/00 -o -; echo ended-with-$?"
-    ));
-    let screen = terminal.wait_for("\nended-with-2");
+    let screen = terminal.run_to_end(&format!("{TOOL} get m/0/0/00 -o -"), 2);
     assert!(screen.contains("is a terminal"), "{screen}");
-    terminal.run(&format!("clear; TERM=dumb {TOOL} top; echo ended-with-$?"));
-    let screen = terminal.wait_for("\nended-with-2");
+    let screen = terminal.run_to_end(&format!("clear; TERM=dumb {TOOL} top"), 2);
     assert!(screen.contains("status --watch"), "{screen}");
     // Colours are for terminals, and not for those who want none.
-    terminal.run(&format!(
-        "clear; NO_COLOR=1 {TOOL} doctor; {TOOL} doctor >/dev/null; echo ended-with-$?"
+    let ended = terminal.run(&format!(
+        "clear; NO_COLOR=1 {TOOL} doctor; {TOOL} doctor >/dev/null"
     ));
-    terminal.wait_for("\nended-with-");
+    terminal.wait_for_end(&ended, &[0, 1]);
     daemon.finish();
 }

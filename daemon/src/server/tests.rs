@@ -78,7 +78,7 @@ fn with_server(play: impl FnOnce(&mut Server, &Path) + Send) {
                 started_at: 0,
                 page_kind: "memfd, sparse".to_owned(),
                 metrics_address: None,
-                descriptors_wanted: 864,
+                descriptors_wanted: 1120,
             },
             config: *config,
         })
