@@ -46,6 +46,8 @@ group_test() {
   need dpkg-dev has dpkg-architecture
   need lintian has lintian
   need mmdebstrap has mmdebstrap
+  # For the manifests of containers.
+  need python3-yaml python3 -c 'import yaml'
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff
   need chromium has chromium

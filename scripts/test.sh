@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb instructions prometheus status_page docs demo fuzz)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -72,6 +72,8 @@ step_fuzz() { scripts/fuzz.sh --seconds 60; }
 step_install() { scripts/test-install.sh; }
 
 step_deb() { scripts/test-deb.sh; }
+
+step_containers() { scripts/test-containers.py; }
 
 step_instructions() { scripts/count-instructions.sh; }
 

@@ -10,6 +10,7 @@
 
 mod access;
 mod client_crash;
+mod containers;
 mod daemon_crash;
 mod endpoint_abuse;
 mod eviction;
