@@ -24,7 +24,7 @@
 //! | payload-N | zeroes and copies payload bytes for the store | one job each; channels before and behind it |
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
-//! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`telemetry`], [`config`], [`systemd`],
+//! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`config`], [`systemd`],
 //! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod config;
@@ -38,6 +38,7 @@ pub mod sandbox;
 pub mod segment;
 pub mod server;
 pub mod signal;
+pub mod specs;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;

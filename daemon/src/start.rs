@@ -39,7 +39,7 @@ use crate::server::{
 use crate::signal::Signals;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
-use crate::telemetry::{Processor, Telemetry, specs};
+use crate::telemetry::{PROCESSORS, Processor, Telemetry};
 use crate::workers::{self, PayloadBytes, WORKER_THREADS, Workers};
 use crate::{critical, logging, random, systemd, telemetry};
 
@@ -99,7 +99,10 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
     let processors = match &config.telemetry {
         telemetry if telemetry.is_enabled => {
             store.collect_events();
-            Some(specs::parse(&telemetry.processors).map_err(ConfigError::from)?)
+            let processors = PROCESSORS
+                .parse(&telemetry.processors)
+                .map_err(ConfigError::from)?;
+            Some(processors)
         }
         _ => None,
     };

@@ -7,8 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::specs::SpecError;
 use crate::systemd::listen::ListenError;
-use crate::telemetry::specs::SpecError;
 
 /// One reason why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +33,9 @@ pub enum ConfigError {
         /// The way out.
         remedy: String,
     },
-    /// A processor of the telemetry that can't be.
+    /// The spec of a part that can't be.
     #[error(transparent)]
-    Processor(#[from] SpecError),
+    Spec(#[from] SpecError),
     /// A flag that this version does not have.
     #[error("unknown flag {flag:?}{}; hostkvd --help lists all", did_you_mean(.nearest))]
     UnknownFlag {

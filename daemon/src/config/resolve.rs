@@ -17,7 +17,7 @@ use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, Integrity, LimitsConfig,
     MetricsConfig, Origins, PoolConfig, SocketGroup, TelemetryConfig, TenantsConfig,
 };
-use crate::telemetry::specs;
+use crate::telemetry::PROCESSORS;
 
 /// The payload is a whole number of these, so that huge pages fit it.
 const PAYLOAD_UNIT_BYTES: u64 = 2 << 20;
@@ -485,7 +485,7 @@ impl Resolver<'_> {
         let max_queue_size = self.take(setting, 10_000, size, u32::to_string)?;
         let specs = |given: &Given| {
             // Checked also when telemetry is off; this opens nothing.
-            specs::parse(&given.texts)?;
+            PROCESSORS.parse(&given.texts)?;
             Ok(given.texts.clone())
         };
         let text = |specs: &Vec<String>| print::strings(specs);

@@ -1,6 +1,6 @@
 //! Telemetry: START and END events of lookup, store and retrieve, handed to processors.
 //!
-//! The start checks what the operator asked for with [`specs::parse`], also when telemetry is off. When it is on,
+//! The start checks what the operator asked for with [`PROCESSORS`], also when telemetry is off. When it is on,
 //! [`Telemetry::start`] opens the targets and starts one thread. The loop thread owns the [`Telemetry`] and pushes events;
 //! it never waits for a processor, whatever a processor does.
 //!
@@ -16,14 +16,13 @@
 //! One that fails or panics is logged and gets the next event like the others; one that does not return fills the queue
 //! and nothing else. At the end the queue is drained and each processor is told once, within a time limit.
 //!
-//! Modules, each using only those above it: `python` (how values are printed), `processors`, [`specs`], `dispatcher`,
+//! Modules, each using only those above it: `python` (how values are printed), `processors`, `dispatcher`,
 //! `queue`, and the handle here.
 
 mod dispatcher;
 mod processors;
 mod python;
 mod queue;
-pub mod specs;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +36,7 @@ use dispatcher::{Dispatcher, Shared};
 use queue::Queue;
 
 pub use dispatcher::DISPATCHER_THREAD;
-pub use processors::{Processor, ProcessorError};
+pub use processors::{PROCESSORS, Processor, ProcessorError};
 
 /// One end of an operation.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +127,7 @@ pub struct Telemetry {
 impl Telemetry {
     /// Starts the processors in their order, on this thread, and then the dispatcher.
     ///
-    /// The processors come from [`specs::parse`]. The queue holds `max_queue_size` events at most, that in the dispatcher's
+    /// The processors come from [`PROCESSORS`]. The queue holds `max_queue_size` events at most, that in the dispatcher's
     /// hands and the places kept for owed ENDs included.
     pub fn start(
         mut processors: Vec<Box<dyn Processor>>,

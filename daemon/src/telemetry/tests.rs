@@ -41,7 +41,7 @@ fn push_pair(telemetry: &mut Telemetry, pair: u64) {
 
 fn processors_of(specs: &[&str]) -> Vec<Box<dyn Processor>> {
     let specs: Vec<String> = specs.iter().map(|spec| (*spec).to_owned()).collect();
-    specs::parse(&specs).unwrap()
+    PROCESSORS.parse(&specs).unwrap()
 }
 
 /// What the processor of a number got; `None` is the word that nothing follows.

@@ -27,7 +27,8 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::super::{Event, Value};
-use super::{FieldError, Fields, Kind, Processor, ProcessorError};
+use super::{Kind, Processor, ProcessorError};
+use crate::specs::{FieldError, Fields};
 
 /// This type, for the registry.
 pub(super) static KIND: Kind = Kind {
@@ -90,14 +91,10 @@ fn build(fields: &Fields) -> Result<Box<dyn Processor>, FieldError> {
     let max_files = fields.whole("max_files", 1..=MAX_MAX_FILES)?;
     for field in ["max_bytes", "max_files"] {
         if path == STDOUT && fields.has(field) {
-            return Err(FieldError::NotTogether {
-                field,
-                other: "path",
-                type_name: KIND.name,
-                remedy: format!(
-                    "standard output is not rotated; leave '{field}' out or give the path of a file"
-                ),
-            });
+            let remedy = format!(
+                "standard output is not rotated; leave '{field}' out or give the path of a file"
+            );
+            return Err(fields.not_together(field, "path", remedy));
         }
     }
     Ok(Box::new(JsonlProcessor {

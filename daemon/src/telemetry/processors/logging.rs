@@ -11,9 +11,10 @@ use std::fmt::{self, Display, Formatter};
 
 use super::super::Event;
 use super::super::python::PythonDict;
-use super::{FieldError, Fields, Kind, Processor, ProcessorError};
+use super::{Kind, Processor, ProcessorError};
 use crate::critical;
 use crate::logging::Level;
+use crate::specs::{FieldError, Fields};
 
 /// This type, for the registry.
 pub(super) static KIND: Kind = Kind {

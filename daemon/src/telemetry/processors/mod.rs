@@ -1,13 +1,12 @@
 //! The processors: what happens to an event.
 //!
-//! Each type is one file beside this one and one line of [`REGISTRY`]. [`specs`](super::specs) finds the type there and
-//! builds the processor; the start starts it on the main thread; from then on the dispatcher's thread alone calls it.
+//! Each type is one file beside this one and one word of [`PROCESSORS`], which finds the type and builds the processor; the
+//! start starts it on the main thread; from then on the dispatcher's thread alone calls it.
 //!
 //! ```text
 //!   build (checks fields, opens nothing) ──> start (opens) ──> process ... process ──> stop ──> dropped
 //! ```
 
-mod fields;
 mod jsonl;
 mod logging;
 
@@ -16,9 +15,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use super::Event;
-
-pub use fields::FieldError;
-pub(super) use fields::Fields;
+use crate::specs::{self, Family};
 
 /// What a processor could not do: one sentence with its remedy.
 pub type ProcessorError = Box<dyn Error + Send + Sync>;
@@ -46,21 +43,14 @@ pub trait Processor: Debug + Send {
 }
 
 /// A type of processor.
-#[derive(Debug)]
-pub(super) struct Kind {
-    /// Its name in specs.
-    pub(super) name: &'static str,
-    /// The fields it knows, beside `type`.
-    pub(super) fields: &'static [&'static str],
-    /// Makes one from the fields of a spec.
-    pub(super) build: fn(&Fields) -> Result<Box<dyn Processor>, FieldError>,
-}
+type Kind = specs::Kind<Box<dyn Processor>>;
 
-/// All types, sorted by name.
-pub(super) static REGISTRY: [&Kind; 2] = [
-    &jsonl::KIND, //
-    &logging::KIND,
-];
+/// The specs of processors, checked by [`Family::parse`]; also when telemetry is off.
+pub static PROCESSORS: Family<Box<dyn Processor>> = Family {
+    flag: "--telemetry-processor",
+    noun: "processor",
+    kinds: &[&jsonl::KIND, &logging::KIND],
+};
 
 #[cfg(test)]
 mod tests {
@@ -68,10 +58,7 @@ mod tests {
 
     #[test]
     fn each_type_is_registered_once_and_they_are_sorted() {
-        let names = REGISTRY.map(|kind| kind.name);
-        assert!(
-            names.is_sorted_by(|first, second| first < second),
-            "{names:?}"
-        );
+        let kinds = PROCESSORS.kinds;
+        assert!(kinds.is_sorted_by(|first, second| first.name < second.name));
     }
 }

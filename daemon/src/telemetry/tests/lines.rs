@@ -374,7 +374,7 @@ fn a_bad_field_is_refused_with_its_name_its_value_and_what_is_allowed() {
 /// What is said about a spec behind a good one.
 fn refusal_of(spec: &str) -> String {
     let specs = [LOGGING.to_owned(), spec.to_owned()];
-    let refusal = specs::parse(&specs).unwrap_err().to_string();
+    let refusal = PROCESSORS.parse(&specs).unwrap_err().to_string();
     assert!(!refusal.contains('\n'), "one line: {refusal:?}");
     refusal
 }
@@ -390,5 +390,5 @@ fn checking_specs_opens_nothing() {
     assert_eq!(processors.len(), 2);
     drop(processors);
     assert!(!path.exists());
-    assert!(specs::parse(&[]).unwrap().is_empty());
+    assert!(PROCESSORS.parse(&[]).unwrap().is_empty());
 }
