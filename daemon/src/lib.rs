@@ -25,7 +25,7 @@
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
 //! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`config`], [`systemd`],
-//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`tiers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod config;
 pub mod error;
@@ -42,6 +42,7 @@ pub mod specs;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod tiers;
 pub mod workers;
 
 mod start;

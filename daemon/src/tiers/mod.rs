@@ -1,0 +1,275 @@
+//! The tiers behind L1 (together L2): where objects are kept that memory has no room for, and that other hosts share.
+//!
+//! The start parses the operator's `--l2-adapter` specs with [`spec::parse`] and opens them with [`Tiers::open`]; from then
+//! on the loop owns the [`Tiers`]. It hands over tasks, never waits for one, and reads what is over when the descriptor of
+//! [`AsFd`] says so. Each tier has threads of its own; a tier that is slow, hangs or fails is felt by nobody but those who
+//! asked for what only that tier holds.
+//!
+//! ```text
+//!   loop                         tier 0 (fs)                      tier 1 (resp) ...
+//!   submit_store ──────────────> [queue] ─> threads ─> files       the same, at the same time
+//!   submit_lookup ─────────────> [queue] ─> found? ──the missing──> [queue] ─> found? ─┐
+//!   submit_load ───────────────> [queue] ─> bytes? ────a miss─────> [queue] ─> bytes? ─┤
+//!   bell <── completions <─────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! **Who owns the bytes.** A task names bytes of the payload by offset and length. From its submission until its
+//! completion came out of [`Tiers::completions`] (or of [`Tiers::cancel_stores`]) the loop keeps them where they are: the
+//! source of a store stays committed and is not reused, the destination of a load is nobody else's. After the completion
+//! no thread of a tier touches them. That holds for a tier that hangs, too: its completion is late, not false. A lookup has
+//! no bytes; it is answered by the deadline of each tier at the latest.
+//!
+//! **What comes back.** Every task gets one completion an object, whatever fails. A tier whose queue is full, whose
+//! breaker is open or that is not there takes part in nothing, which is counted and is no fault of the task: a store then
+//! says that fewer tiers, or none, hold the object, a lookup and a load say that it was not found.
+//!
+//! Tiers are asked in the order of their specs. An object that was damaged, cut short, written under another format or is
+//! of another length than the load expects is a miss and counted as what it is; wrong bytes never come with
+//! [`LoadOutcome::Loaded`].
+//!
+//! Modules, each using only those above it: [`spec`], [`key`], [`figures`], and the handle here.
+
+pub mod figures;
+pub mod key;
+pub mod spec;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use hostkv_shm_protocol::sum::Sum;
+
+use crate::workers::PayloadBytes;
+
+pub use figures::TierFigures;
+pub use key::{TierKey, TierSpace};
+pub use spec::AdapterSpec;
+
+/// Why the tiers can't be opened: one sentence with the number of the flag, the value and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum TierError {
+    /// A tier that is required can't be used.
+    #[error("--l2-adapter #{number} ({type_name}): {sentence}")]
+    Adapter {
+        /// Its place among the specs, from 1.
+        number: usize,
+        /// Its type.
+        type_name: &'static str,
+        /// What was tried, what came of it, and what to do.
+        sentence: String,
+    },
+    /// A thread or a descriptor can't be had.
+    #[error(
+        "starting the threads of the tiers failed: {0}; raise the limits on threads and descriptors of this process or give fewer --l2-adapter"
+    )]
+    Thread(std::io::Error),
+}
+
+/// The place of a tier among the specs, from 0.
+pub type TierNumber = usize;
+
+/// Names a task; the loop's own number, which it gives once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(pub u64);
+
+/// Bytes of the payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PayloadRange {
+    /// Where they begin in the payload, a multiple of 64.
+    pub offset_bytes: u64,
+    /// How many they are.
+    pub len_bytes: u64,
+}
+
+/// One object that is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreObject {
+    /// Its name in the tiers.
+    pub key: TierKey,
+    /// Where it is.
+    pub source: PayloadRange,
+    /// Its sum if the index has it, which spares the tiers to make it and finds what changed since the commit.
+    pub sum: Option<Sum>,
+}
+
+/// Objects that are to be stored in every tier; one completion each, numbered as they stand here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreTask {
+    /// Its name, also in the log.
+    pub id: TaskId,
+    /// The objects, the most wanted first.
+    pub objects: Vec<StoreObject>,
+}
+
+/// A question which tier holds which object; one completion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookupTask {
+    /// Its name.
+    pub id: TaskId,
+    /// The names of the objects.
+    pub keys: Vec<TierKey>,
+}
+
+/// One object that is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadObject {
+    /// Its name in the tiers.
+    pub key: TierKey,
+    /// Where a lookup found it; when it is gone there, the tiers behind that one are asked.
+    pub tier: TierNumber,
+    /// Where it is to go; as long as the lookup said.
+    pub destination: PayloadRange,
+}
+
+/// Objects that are to be loaded; one completion each, numbered as they stand here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadTask {
+    /// Its name.
+    pub id: TaskId,
+    /// The objects, the most wanted first.
+    pub objects: Vec<LoadObject>,
+}
+
+/// Some of the tiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TierSet(u32);
+
+impl TierSet {
+    /// With one more.
+    pub fn with(self, tier: TierNumber) -> TierSet {
+        TierSet(self.0 | 1 << tier)
+    }
+
+    /// Whether it has the tier.
+    pub fn has(self, tier: TierNumber) -> bool {
+        self.0 >> tier & 1 != 0
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Where a lookup found an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The first tier that holds it.
+    pub tier: TierNumber,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+/// What became of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadOutcome {
+    /// All bytes are at the destination, and their sum is the one that was stored with them.
+    Loaded {
+        /// The tier they came from.
+        tier: TierNumber,
+        /// Their sum, for the index.
+        sum: Sum,
+    },
+    /// No tier gave it; the destination holds anything.
+    Missed,
+}
+
+/// A task, or one object of it, that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completion {
+    /// No tier reads the object's bytes any more.
+    Stored {
+        /// Of which task.
+        task: TaskId,
+        /// The object's place in its task.
+        object: usize,
+        /// The tiers that hold it now, those included that held it before.
+        tiers: TierSet,
+    },
+    /// Every tier that can answer has.
+    LookedUp {
+        /// Which task.
+        task: TaskId,
+        /// For each key, in its order.
+        found: Vec<Option<Found>>,
+    },
+    /// No tier writes to the destination any more.
+    Loaded {
+        /// Of which task.
+        task: TaskId,
+        /// The object's place in its task.
+        object: usize,
+        /// What came of it.
+        outcome: LoadOutcome,
+    },
+}
+
+/// All tiers, owned by the loop.
+pub struct Tiers {
+    names: Vec<String>,
+    bell: EventFd,
+}
+
+impl Tiers {
+    /// Opens each tier, waiting for it at most its deadline.
+    ///
+    /// A tier that can't be used ends the start, unless its spec says `"required": false`: then it is tried again and
+    /// again in the background, and is empty until it comes.
+    pub fn open(specs: &[AdapterSpec], _payload: PayloadBytes) -> Result<Tiers, TierError> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| TierError::Thread(errno.into()))?;
+        Ok(Tiers {
+            names: specs.iter().map(|spec| spec.name.clone()).collect(),
+            bell,
+        })
+    }
+
+    /// The names of the tiers in their order: labels `l2_name` of the metrics, each another.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Stores objects in every tier; never waits.
+    pub fn submit_store(&mut self, _task: StoreTask) {}
+
+    /// Asks which tier holds which object, tier by tier; never waits.
+    pub fn submit_lookup(&mut self, _task: LookupTask) {}
+
+    /// Loads objects; never waits. Loads and lookups go before stores.
+    pub fn submit_load(&mut self, _task: LoadTask) {}
+
+    /// Removes objects from every tier, as far as it can be reached; never waits, and nothing is told of it.
+    pub fn submit_remove(&mut self, _keys: Vec<TierKey>) {}
+
+    /// Gives the oldest stores up that no tier is at work on, until `bytes` of sources are free; the completions of those
+    /// are the result and come no other way. Counted as dropped for every tier that had not stored the object.
+    pub fn cancel_stores(&mut self, _bytes: u64) -> Vec<Completion> {
+        Vec::new()
+    }
+
+    /// At most `most` completions. When there are more, the bell rings again.
+    pub fn completions(&mut self, _most: usize) -> Vec<Completion> {
+        Vec::new()
+    }
+
+    /// What each tier has done and how it is.
+    pub fn figures(&self) -> Vec<TierFigures> {
+        Vec::new()
+    }
+
+    /// Ends all threads, storing what is queued until `within` is over and dropping the rest, counted.
+    ///
+    /// Whether no thread is left that may touch the payload. When one is (a file system that hangs), the payload must stay
+    /// mapped until the end of the process.
+    pub fn shutdown(self, _within: Duration) -> bool {
+        true
+    }
+}
+
+/// The bell: readable while there are completions.
+impl AsFd for Tiers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
