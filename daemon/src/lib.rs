@@ -22,6 +22,8 @@
 //! | hostkvd-events | gives events to the processors, if telemetry is on | the processors; a bounded queue before it |
 //! | metrics-accept, and a render thread | HTTP | the metrics port; asks the loop for a copy of the figures |
 //! | payload-N | zeroes and copies payload bytes for the store | one job each; channels before and behind it |
+//! | l2-N-M | store, load and look up in tier N | one job each; bounded queues before them |
+//! | l2-watch, l2-scan, l2-net, l2-open | look after tiers that are late; scan a folder; talk to a store; open it | nothing |
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
 //! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`config`], [`systemd`],

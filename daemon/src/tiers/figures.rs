@@ -110,7 +110,7 @@ pub enum BreakerState {
     /// It works.
     #[default]
     Closed,
-    /// It failed, but after a while one request finds out whether it works again; this is that while's end.
+    /// It failed, and a probe is finding out whether it works again.
     HalfOpen,
     /// It failed too often, or is not there: nothing is asked of it.
     Open,
@@ -163,6 +163,8 @@ pub struct TierFigures {
     pub queued_keys: u64,
     /// Gauge: their bytes.
     pub queued_bytes: u64,
+    /// Gauge: operations that are at work, lookups and probes included.
+    pub running: u64,
     /// Gauge: the breaker.
     pub breaker: BreakerState,
     /// How often the breaker opened.

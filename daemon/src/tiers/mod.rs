@@ -27,24 +27,51 @@
 //! of another length than the load expects is a miss and counted as what it is; wrong bytes never come with
 //! [`LoadOutcome::Loaded`].
 //!
-//! Modules, each using only those above it: [`spec`], [`key`], [`figures`], and the handle here.
+//! Modules, each using only those above it: [`spec`], [`key`], [`figures`], `seal`, `lru`, `backend`, `fs`, `fault`,
+//! `open`, `breaker`, `jobs`, `tier`, `engine`, and the handle here.
 
+mod backend;
+mod breaker;
+mod engine;
+mod fault;
 pub mod figures;
+mod fs;
+mod jobs;
 pub mod key;
+mod lru;
+mod open;
+mod seal;
 pub mod spec;
+mod tier;
 
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use hostkv_shm_protocol::sum::Sum;
+use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
 
 use crate::workers::PayloadBytes;
+use engine::Engine;
+use jobs::{LoadJob, Lookup, Store, StoreJob, Tally};
+use tier::Tier;
 
 pub use figures::TierFigures;
 pub use key::{TierKey, TierSpace};
 pub use spec::AdapterSpec;
+
+/// What the name of each thread of the tiers begins with.
+pub const TIER_THREADS: &str = "l2-";
+/// How often the watch looks, at most and at least: a quarter of the shortest deadline in between.
+const SHORTEST_WATCH: Duration = Duration::from_millis(5);
+const LONGEST_WATCH: Duration = Duration::from_millis(100);
+/// How long the end waits for what is at work and can be told to stop.
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// Why the tiers can't be opened: one sentence with the number of the flag, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -207,22 +234,86 @@ pub enum Completion {
 
 /// All tiers, owned by the loop.
 pub struct Tiers {
+    engine: Arc<Engine>,
     names: Vec<String>,
-    bell: EventFd,
+    /// What is not known to be over, the oldest first.
+    stores: VecDeque<Arc<Store>>,
+    threads: Vec<JoinHandle<()>>,
+    watch: Option<JoinHandle<()>>,
+    is_ending: Arc<AtomicBool>,
 }
 
 impl Tiers {
-    /// Opens each tier, waiting for it at most its deadline.
+    /// Opens each tier, waiting for it at most its deadline or five seconds.
     ///
     /// A tier that can't be used ends the start, unless its spec says `"required": false`: then it is tried again and
     /// again in the background, and is empty until it comes.
-    pub fn open(specs: &[AdapterSpec], _payload: PayloadBytes) -> Result<Tiers, TierError> {
+    pub fn open(specs: &[AdapterSpec], payload: PayloadBytes) -> Result<Tiers, TierError> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| TierError::Thread(errno.into()))?;
-        Ok(Tiers {
+        let mut tiers = Vec::new();
+        for (number, spec) in (1..).zip(specs) {
+            let backend = match open::open_in_time(spec, payload) {
+                Ok(backend) => Some(backend),
+                Err(fault) if spec.is_required => {
+                    return Err(TierError::Adapter {
+                        number,
+                        type_name: spec.adapter.type_name(),
+                        sentence: fault.sentence,
+                    });
+                }
+                Err(fault) => {
+                    log::warn!(
+                        "L2 {} is not there and is tried again in the background: {}.",
+                        spec.name,
+                        fault.sentence
+                    );
+                    None
+                }
+            };
+            tiers.push(Tier::new(spec.clone(), backend));
+        }
+        let mut tiers = Tiers {
             names: specs.iter().map(|spec| spec.name.clone()).collect(),
-            bell,
-        })
+            engine: Arc::new(Engine::new(tiers, payload, bell)),
+            stores: VecDeque::new(),
+            threads: Vec::new(),
+            watch: None,
+            is_ending: Arc::new(AtomicBool::new(false)),
+        };
+        tiers.start_threads().map_err(TierError::Thread)?;
+        Ok(tiers)
+    }
+
+    fn start_threads(&mut self) -> io::Result<()> {
+        for (number, tier) in self.engine.tiers.iter().enumerate() {
+            for thread in 0..tier.thread_count {
+                let engine = Arc::clone(&self.engine);
+                let thread = Builder::new()
+                    .name(format!("{TIER_THREADS}{number}-{thread}"))
+                    .spawn(move || engine.serve(number))?;
+                self.threads.push(thread);
+            }
+        }
+        let shortest = self.engine.tiers.iter().map(|tier| tier.spec.timeout).min();
+        if let Some(shortest) = shortest {
+            let (engine, is_ending) = (Arc::clone(&self.engine), Arc::clone(&self.is_ending));
+            let pause = (shortest / 4).clamp(SHORTEST_WATCH, LONGEST_WATCH);
+            let watch = move || {
+                // Relaxed: a sign to stop, nothing stands behind it.
+                while !is_ending.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(pause);
+                    for (number, tier) in engine.tiers.iter().enumerate() {
+                        engine.hand_on(number, tier.watch(Instant::now()));
+                    }
+                }
+            };
+            let watch = Builder::new()
+                .name(format!("{TIER_THREADS}watch"))
+                .spawn(watch)?;
+            self.watch = Some(watch);
+        }
+        Ok(())
     }
 
     /// The names of the tiers in their order: labels `l2_name` of the metrics, each another.
@@ -231,45 +322,175 @@ impl Tiers {
     }
 
     /// Stores objects in every tier; never waits.
-    pub fn submit_store(&mut self, _task: StoreTask) {}
+    pub fn submit_store(&mut self, task: StoreTask) {
+        let tier_count = self.engine.tiers.len();
+        let stores: Vec<Arc<Store>> = (0..)
+            .zip(task.objects)
+            .map(|(index, object)| Store::new(task.id, index, object, tier_count))
+            .collect();
+        if stores.is_empty() {
+            return;
+        }
+        for (number, tier) in self.engine.tiers.iter().enumerate() {
+            let tally = Tally::new(task.id, stores.len());
+            log::debug!(
+                "Submitted store task {} to adapter {number} with {} keys.",
+                task.id.0,
+                stores.len()
+            );
+            let job = |store: &Arc<Store>| StoreJob {
+                store: Arc::clone(store),
+                tally: Arc::clone(&tally),
+            };
+            for refused in tier.offer_stores(stores.iter().map(job).collect()) {
+                self.engine.store_refused(number, &refused);
+            }
+        }
+        for store in stores {
+            match store.leave(None) {
+                Some(completion) => self.engine.complete(completion),
+                None => self.stores.push_back(store),
+            }
+        }
+        while self.stores.front().is_some_and(|store| store.is_over()) {
+            self.stores.pop_front();
+        }
+    }
 
     /// Asks which tier holds which object, tier by tier; never waits.
-    pub fn submit_lookup(&mut self, _task: LookupTask) {}
+    pub fn submit_lookup(&mut self, task: LookupTask) {
+        let lookup = Lookup::new(task.id, task.keys);
+        self.engine.look_up_from(&lookup, 0);
+    }
 
     /// Loads objects; never waits. Loads and lookups go before stores.
-    pub fn submit_load(&mut self, _task: LoadTask) {}
+    pub fn submit_load(&mut self, task: LoadTask) {
+        let mut tallies: Vec<Option<Arc<Tally>>> = vec![None; self.engine.tiers.len()];
+        for (number, tally) in tallies.iter_mut().enumerate() {
+            let count = task
+                .objects
+                .iter()
+                .filter(|load| load.tier == number)
+                .count();
+            if count > 0 {
+                self.engine.tiers[number].count_load_task();
+                *tally = Some(Tally::new(task.id, count));
+            }
+        }
+        for (index, load) in task.objects.into_iter().enumerate() {
+            self.engine.load(LoadJob {
+                task: task.id,
+                index,
+                load,
+                tally: tallies.get(load.tier).cloned().flatten(),
+            });
+        }
+    }
 
     /// Removes objects from every tier, as far as it can be reached; never waits, and nothing is told of it.
-    pub fn submit_remove(&mut self, _keys: Vec<TierKey>) {}
+    pub fn submit_remove(&mut self, keys: Vec<TierKey>) {
+        for tier in &self.engine.tiers {
+            tier.offer_removes(&keys);
+        }
+    }
 
     /// Gives the oldest stores up that no tier is at work on, until `bytes` of sources are free; the completions of those
     /// are the result and come no other way. Counted as dropped for every tier that had not stored the object.
-    pub fn cancel_stores(&mut self, _bytes: u64) -> Vec<Completion> {
-        Vec::new()
+    pub fn cancel_stores(&mut self, bytes: u64) -> Vec<Completion> {
+        let mut freed_bytes = 0;
+        let mut completions = Vec::new();
+        for store in &self.stores {
+            if freed_bytes >= bytes {
+                break;
+            }
+            if let Some(completion) = store.cancel() {
+                freed_bytes += store.object.source.len_bytes;
+                completions.push(completion);
+            }
+        }
+        if !completions.is_empty() {
+            self.stores.retain(|store| !store.is_over());
+            for (number, tier) in self.engine.tiers.iter().enumerate() {
+                for job in tier.drop_cancelled() {
+                    self.engine.store_refused(number, &job);
+                }
+            }
+        }
+        completions
     }
 
     /// At most `most` completions. When there are more, the bell rings again.
-    pub fn completions(&mut self, _most: usize) -> Vec<Completion> {
-        Vec::new()
+    pub fn completions(&mut self, most: usize) -> Vec<Completion> {
+        self.engine.take_completions(most)
     }
 
     /// What each tier has done and how it is.
     pub fn figures(&self) -> Vec<TierFigures> {
-        Vec::new()
+        self.engine.tiers.iter().map(Tier::figures).collect()
     }
 
-    /// Ends all threads, storing what is queued until `within` is over and dropping the rest, counted.
+    /// Ends all threads, storing what is queued until `within` is over and dropping the rest.
     ///
     /// Whether no thread is left that may touch the payload. When one is (a file system that hangs), the payload must stay
     /// mapped until the end of the process.
-    pub fn shutdown(self, _within: Duration) -> bool {
-        true
+    pub fn shutdown(mut self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        for (number, tier) in self.engine.tiers.iter().enumerate() {
+            self.engine.hand_on(number, tier.drain(until));
+        }
+        self.wait_until(until);
+        let left = self
+            .engine
+            .tiers
+            .iter()
+            .map(Tier::queued_stores)
+            .sum::<usize>();
+        if left > 0 {
+            log::info!("L2: {left} objects were not stored before the end.");
+        }
+        self.end()
+    }
+
+    fn wait_until(&self, until: Instant) -> bool {
+        loop {
+            let is_quiet = self.threads.iter().all(JoinHandle::is_finished);
+            if is_quiet || Instant::now() >= until {
+                return is_quiet;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Ends what still runs; whether all has ended.
+    fn end(&mut self) -> bool {
+        // Relaxed: as where it is read.
+        self.is_ending.store(true, Ordering::Relaxed);
+        if let Some(watch) = self.watch.take() {
+            watch.thread().unpark();
+            // A panic was logged when it happened.
+            let _ = watch.join();
+        }
+        let now = Instant::now();
+        for tier in &self.engine.tiers {
+            tier.drain(now);
+            if let Some(backend) = tier.backend() {
+                backend.end();
+            }
+        }
+        self.wait_until(now + LAST_WAIT)
+    }
+}
+
+/// Without a word about what is queued: an end that is not a [`Tiers::shutdown`] is one of a start that failed.
+impl Drop for Tiers {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// The bell: readable while there are completions.
 impl AsFd for Tiers {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.engine.bell.as_fd()
     }
 }

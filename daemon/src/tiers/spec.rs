@@ -6,7 +6,7 @@
 //! | type | fields beside those of all: `name`, `required`, `timeout_ms` |
 //! |---|---|
 //! | `fs` | `base_path`, `max_capacity_gb`, `use_odirect` |
-//! | `resp` | `host` and `port`, or `unix_socket`; `username`, `password` or `password_file`, `prefix`, `max_capacity_gb` |
+//! | `resp` | `host`, `port` and `tls`, or `unix_socket`; `username`, `password` or `password_file`, `prefix`, `max_capacity_gb` |
 //! | `s3` | `endpoint`, `region`, `bucket`, `access_key_id` and `secret_access_key_file` (else from the environment), `prefix`, `max_capacity_gb` |
 //! | `fault_inject` | `inner` (a spec), `rate`, `seed`, `kind` |
 //!
@@ -25,6 +25,7 @@ const MAX_TIMEOUT_MS: u64 = 600_000;
 const DEFAULT_RESP_PORT: u16 = 6379;
 const MAX_NAME_BYTES: usize = 64;
 const MAX_CAPACITY_GB: f64 = 1_048_576.0;
+const DEFAULT_PREFIX: &str = "hostkv/";
 const GIB: f64 = 1_073_741_824.0;
 
 /// One tier as the operator wants it.
@@ -95,6 +96,8 @@ pub enum RespPlace {
 pub struct RespSpec {
     /// Where it is.
     pub place: RespPlace,
+    /// Whether to speak TLS there.
+    pub is_tls: bool,
     /// Whom to log in as.
     pub username: Option<String>,
     /// What with.
@@ -215,6 +218,7 @@ static RESP: Kind<AdapterSpec> = Kind {
     fields: &[
         "host",
         "port",
+        "tls",
         "unix_socket",
         "username",
         "password",
@@ -375,8 +379,14 @@ fn build_resp(fields: &Fields) -> Result<AdapterSpec, FieldError> {
             "there is one password; leave one of both out, best 'password'".to_owned(),
         ));
     }
+    let is_tls = fields.yes_no("tls")?.unwrap_or(false);
+    if is_tls && matches!(place, RespPlace::Unix(_)) {
+        let remedy = "no TLS is spoken on a Unix socket; leave one of both out".to_owned();
+        return Err(fields.not_together("tls", "unix_socket", remedy));
+    }
     let resp = RespSpec {
         place,
+        is_tls,
         username: some_text(fields, "username", "a name that is not empty")?,
         password: text.or(file),
         prefix: prefix(fields)?,
@@ -485,14 +495,14 @@ fn required_path(
 
 /// `max_capacity_gb` in bytes.
 fn capacity(fields: &Fields) -> Result<Option<u64>, FieldError> {
-    let gb = fields.number("max_capacity_gb", 0.001..=MAX_CAPACITY_GB)?;
+    let gb = fields.number("max_capacity_gb", 0.0001..=MAX_CAPACITY_GB)?;
     Ok(gb.map(|gb| (gb * GIB) as u64))
 }
 
 fn prefix(fields: &Fields) -> Result<String, FieldError> {
     let allowed =
         "a text of at most 256 letters, digits, '-', '_', '.', ':' and '/', not at its begin";
-    let prefix = fields.text("prefix", allowed)?.unwrap_or_default();
+    let prefix = fields.text("prefix", allowed)?.unwrap_or(DEFAULT_PREFIX);
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
     if prefix.len() > 256 || !prefix.bytes().all(is_part) || prefix.starts_with('/') {
         return Err(fields.refuse("prefix", allowed));

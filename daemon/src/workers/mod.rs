@@ -94,6 +94,8 @@ pub struct PayloadBytes {
 // SAFETY: an address and a length; who made it promised that the bytes stay mapped, and which thread writes where is
 // settled by the store, which gives an extent to one job at a time.
 unsafe impl Send for PayloadBytes {}
+// SAFETY: as above; no method makes a reference to the bytes.
+unsafe impl Sync for PayloadBytes {}
 
 impl PayloadBytes {
     /// The payload that is mapped read-write at `base`.
@@ -105,8 +107,8 @@ impl PayloadBytes {
         PayloadBytes { base, len_bytes }
     }
 
-    /// Where `len_bytes` from `offset_bytes` on begin, if the payload has them.
-    fn at(&self, offset_bytes: u64, len_bytes: u64) -> Result<*mut u8, Errno> {
+    /// Where `len_bytes` from `offset_bytes` on begin, if the payload has them; for system calls.
+    pub(crate) fn at(&self, offset_bytes: u64, len_bytes: u64) -> Result<*mut u8, Errno> {
         let end = offset_bytes.checked_add(len_bytes).ok_or(Errno::ERANGE)?;
         if end > self.len_bytes {
             return Err(Errno::ERANGE);
@@ -114,11 +116,46 @@ impl PayloadBytes {
         Ok(self.base.as_ptr().wrapping_add(offset_bytes as usize))
     }
 
-    /// The sum of one run. Its writer may still write there, against its contract: no slice is made of it.
-    fn sum(&self, offset_bytes: u64, len_bytes: u64, is_ending: &AtomicBool) -> Result<Sum, Errno> {
+    /// A window on the payload, through which its words are read one by one.
+    pub(crate) fn view(&self) -> View {
         // SAFETY: the bytes stay mapped by the promise of `new`, the payload begins at a page, and nobody makes a
         // reference to them.
-        let payload = unsafe { View::new(self.base.as_ptr(), self.len_bytes) };
+        unsafe { View::new(self.base.as_ptr(), self.len_bytes) }
+    }
+
+    /// A private copy of the bytes at `offset_bytes`, a multiple of 8; another process may write there meanwhile.
+    pub(crate) fn private_copy(&self, offset_bytes: u64, len_bytes: u64) -> Result<Vec<u8>, Errno> {
+        const CHUNK_WORDS: usize = 1024;
+        let words = self
+            .view()
+            .words(offset_bytes, len_bytes.div_ceil(8))
+            .map_err(|_| Errno::ERANGE)?;
+        let mut bytes = Vec::with_capacity(len_bytes.next_multiple_of(8) as usize);
+        let mut chunk = [0_u64; CHUNK_WORDS];
+        let mut next = 0;
+        while bytes.len() < len_bytes as usize {
+            let count = words.copy_out(next, &mut chunk);
+            next += count;
+            for word in &chunk[..count] {
+                bytes.extend_from_slice(&word.to_ne_bytes());
+            }
+        }
+        bytes.truncate(len_bytes as usize);
+        Ok(bytes)
+    }
+
+    /// Copies private bytes to `offset_bytes`, where no client may look yet.
+    pub(crate) fn copy_in(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let to = self.at(offset_bytes, bytes.len() as u64)?;
+        // SAFETY: `at` checked the range, which stays mapped by the promise of `new`; the source is private, so both
+        // are apart. The store gives the extent to nobody else while a job has it.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// The sum of one run. Its writer may still write there, against its contract: no slice is made of it.
+    fn sum(&self, offset_bytes: u64, len_bytes: u64, is_ending: &AtomicBool) -> Result<Sum, Errno> {
+        let payload = self.view();
         let mut summing = Summing::new();
         in_pieces(len_bytes, is_ending, |done, piece| {
             summing

@@ -95,7 +95,7 @@ fn each_wrong_spec_is_refused_with_one_sentence_that_says_what_is_allowed() {
         ),
         (
             r#"{"type": "fs", "base_path": "/a", "max_capacity_gb": 0}"#,
-            "field 'max_capacity_gb' of type 'fs' is 0; allowed is a number from 0.001 to 1048576",
+            "field 'max_capacity_gb' of type 'fs' is 0; allowed is a number from 0.0001 to 1048576",
         ),
         (
             r#"{"type": "fs", "base_path": "/a", "use_odirect": "yes"}"#,

@@ -1,0 +1,54 @@
+//! From a spec to an opened tier, within its deadline.
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::Builder;
+use std::time::Duration;
+
+use super::backend::{Backend, Fault};
+use super::fault::FaultInject;
+use super::fs::FsTier;
+use super::spec::{Adapter, AdapterSpec};
+use crate::workers::PayloadBytes;
+
+/// Opens what a spec says; may wait for as long as the store likes.
+pub(super) fn open(spec: &AdapterSpec, payload: PayloadBytes) -> Result<Arc<dyn Backend>, Fault> {
+    Ok(match &spec.adapter {
+        Adapter::Fs(fs) => Arc::new(FsTier::open(fs, payload)?),
+        Adapter::Resp(_) | Adapter::S3(_) => {
+            return Err(Fault::error(
+                "this hostkvd has no such adapter yet; leave it out",
+            ));
+        }
+        Adapter::FaultInject(fault) => {
+            let inner = open(&fault.inner, payload)?;
+            Arc::new(FaultInject::new(fault, inner, spec.timeout, payload))
+        }
+    })
+}
+
+/// The least that an opening may take: it makes folders, looks names up, logs in.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens what a spec says, or gives up at its deadline; then the thread that waits goes on alone.
+pub(super) fn open_in_time(
+    spec: &AdapterSpec,
+    payload: PayloadBytes,
+) -> Result<Arc<dyn Backend>, Fault> {
+    let (sender, receiver) = channel();
+    let timeout = spec.timeout.max(LEAST_TIMEOUT);
+    let spec = spec.clone();
+    Builder::new()
+        .name("l2-open".to_owned())
+        .spawn(move || {
+            // Nobody receives what comes too late.
+            let _ = sender.send(open(&spec, payload));
+        })
+        .map_err(|error| Fault::error(format!("starting a thread failed: {error}")))?;
+    receiver.recv_timeout(timeout).unwrap_or_else(|_| {
+        Err(Fault::timeout(format!(
+            "it did not answer within {} ms; start what it needs, give it a longer timeout_ms, or let hostkvd start without it by \"required\": false",
+            timeout.as_millis()
+        )))
+    })
+}
