@@ -48,6 +48,8 @@ group_test() {
   need mmdebstrap has mmdebstrap
   # For the manifests of containers.
   need python3-yaml python3 -c 'import yaml'
+  # For the tiers.
+  need redis-server has redis-server
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff
   need chromium has chromium

@@ -27,7 +27,7 @@
 //! of another length than the load expects is a miss and counted as what it is; wrong bytes never come with
 //! [`LoadOutcome::Loaded`].
 //!
-//! Modules, each using only those above it: [`spec`], [`key`], [`figures`], `seal`, `lru`, `backend`, `fs`, `fault`,
+//! Modules, each using only those above it: [`spec`], [`key`], [`figures`], `seal`, `lru`, `backend`, `fs`, `remote`, `fault`,
 //! `open`, `breaker`, `jobs`, `tier`, `engine`, and the handle here.
 
 mod backend;
@@ -40,6 +40,8 @@ mod jobs;
 pub mod key;
 mod lru;
 mod open;
+#[cfg(feature = "l2-opendal")]
+mod remote;
 mod seal;
 pub mod spec;
 mod tier;

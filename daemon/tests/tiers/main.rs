@@ -1,4 +1,4 @@
-//! Promises of the tiers, kept against real folders, through what the loop uses.
+//! Promises of the tiers, kept against real folders, a real Redis and a real S3 server, through what the loop uses.
 //!
 //! Random tests take their seed from `HOSTKV_TEST_SEED` and print it.
 
@@ -6,7 +6,13 @@ mod capacity;
 mod damage;
 mod faults;
 mod kill;
+#[cfg(feature = "l2-opendal")]
+mod redis;
 mod round;
+#[cfg(feature = "l2-opendal")]
+mod s3;
+#[cfg(feature = "l2-opendal")]
+mod server;
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
