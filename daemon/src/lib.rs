@@ -27,8 +27,9 @@
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
 //! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`config`], [`systemd`],
-//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`tiers`], [`store`], [`request`], [`server`], and [`run`], which puts them together.
+//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`tiers`], [`store`], [`ballast`], [`request`], [`server`], and [`run`], which puts them together.
 
+pub mod ballast;
 pub mod config;
 pub mod error;
 pub mod histogram;

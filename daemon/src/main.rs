@@ -1,10 +1,15 @@
 //! hostkvd: arguments, configuration, run, exit code.
 
+use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use hostkv_daemon::ballast::Ballast;
 use hostkv_daemon::config::{self, Invocation};
 use hostkv_daemon::error::StartError;
+
+#[global_allocator]
+static ALLOCATOR: Ballast<System> = Ballast(System);
 
 fn main() -> ExitCode {
     match config::from_process() {

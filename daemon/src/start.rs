@@ -41,7 +41,7 @@ use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{PROCESSORS, Processor, Telemetry};
 use crate::workers::{self, PayloadBytes, WORKER_THREADS, Workers};
-use crate::{critical, logging, random, systemd, telemetry};
+use crate::{ballast, critical, logging, random, systemd, telemetry};
 
 /// How long the last lines of the log may take.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -78,6 +78,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 }
 
 fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(), StartError> {
+    ballast::take_up();
     segment::min_kernel_check()?;
     raise_descriptor_limit(config.limits.max_sessions);
     let mut place = SocketPlace::of(&config).lock()?;

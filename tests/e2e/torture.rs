@@ -4,7 +4,7 @@
 
 use hostkv_tests::torture::{
     self, FAULTS, Fault, abroad, calls, changed, closed, flood, fork, greedy, hostile, kill,
-    little, paused, race, refused, restart, stopped, stuck, threads, verify,
+    little, paused, race, refused, restart, short, stopped, stuck, threads, verify,
 };
 
 /// A test for each row of the table, and one that no row is left out.
@@ -56,6 +56,7 @@ short_forms! {
     a_client_in_namespaces_of_its_own_works_and_dies_like_any_other => abroad::IN_NAMESPACES,
     a_system_call_of_the_daemon_that_fails_ends_it_by_a_sentence_or_nothing => refused::OF_THE_DAEMON,
     a_system_call_of_a_client_that_fails_is_a_status => refused::OF_A_CLIENT,
+    without_memory_the_daemon_refuses_and_goes_on => short::OF_MEMORY,
     of_two_daemons_that_race_exactly_one_serves => race::FOR_ONE_SOCKET,
     a_daemon_that_stands_still_lets_reads_go_on_and_calls_time_out => paused::BY_SIGNAL,
 }

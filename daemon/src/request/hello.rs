@@ -19,6 +19,7 @@ use hostkv_shm_protocol::wire::MAX_BATCH_KEYS;
 use hostkv_shm_protocol::wire::hello::{Hello, HelloPrefix, HelloReply, hello_flags};
 
 use super::Applicant;
+use crate::ballast;
 use crate::config::LimitsConfig;
 use crate::segment::{self, Mapping};
 use crate::store::{LeaseParts, Nanos, Refusal, Store};
@@ -104,6 +105,7 @@ pub fn open(
             ),
         });
     }
+    ballast::refuse_more("open a session")?;
     let open_count = store.session_count();
     if open_count >= limits.max_sessions {
         return Err(Refusal {

@@ -32,6 +32,7 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::request::Request;
 
+use crate::ballast;
 use crate::store::{Nanos, Refusal, Resumed, ResumedAnswer, Store, Ticket};
 
 /// A user that wants to open a session, and what it may do in it.
@@ -112,6 +113,14 @@ pub fn refused(refusal: Refusal) -> Reply {
 /// Carries out one request.
 pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos) -> Answer {
     let session = caller.session;
+    let grows = match &request {
+        Request::Resolve(_) => Some("open a keyspace"),
+        Request::Reserve(_) => Some("reserve"),
+        _ => None,
+    };
+    if let Some(Err(refusal)) = grows.map(ballast::refuse_more) {
+        return Answer::Reply(refused(refusal));
+    }
     match request {
         Request::Resolve(request) => resolve::resolve(store, session, &request).into(),
         Request::Reserve(request) => reserve::reserve(store, session, request, now),

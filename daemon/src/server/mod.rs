@@ -51,6 +51,7 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::Ordering;
 use hostkv_shm_protocol::wire::reply::Reply;
 
+use crate::ballast;
 use crate::config::{self, Config, ConfigError};
 use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
@@ -476,6 +477,7 @@ impl Server {
         let _ = self.timer.wait();
         let now = monotonic_ns();
         self.shared.store.tick(now);
+        ballast::tick();
         self.reports.tick(now, || self.shared.store.gauges());
         if self.listener.resumes(now) {
             self.listen(true)?;

@@ -30,6 +30,7 @@ pub mod race;
 pub mod refused;
 pub mod restart;
 mod run;
+pub mod short;
 mod stage;
 pub mod stopped;
 pub mod stuck;
@@ -84,6 +85,7 @@ pub const FAULTS: &[&Fault] = &[
     &abroad::IN_NAMESPACES,
     &refused::OF_THE_DAEMON,
     &refused::OF_A_CLIENT,
+    &short::OF_MEMORY,
     &race::FOR_ONE_SOCKET,
     &paused::BY_SIGNAL,
 ];
