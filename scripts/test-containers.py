@@ -213,7 +213,7 @@ def check_page(text):
         expect((PAGE.parent / link).resolve().exists(), f"the page links to {link}, which is not there")
     for rule in ("a 64th", "128 MiB", "/healthz", "group 10001"):
         expect(rule in text, f"the page does not say {rule!r}")
-    commands = re.findall(r"^    docker run (?:.*\\\n)*.*hostkvd:0\.1(.*)$", text, re.M)
+    commands = re.findall(r"^docker run (?:.*\\\n)*.*hostkvd:0\.1(.*)$", text, re.M)
     expect(len(commands) > 0, "the page starts no daemon")
     for command in commands:
         settings = settings_of(command.split())
