@@ -1,6 +1,6 @@
 # What people and CI type. The work is in cargo and in scripts/; each target here is one line of either.
 
-.PHONY: help build install uninstall deb demo test torture bench format lint clean
+.PHONY: help build install uninstall deb demo test torture bench bench-full format lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,9 +29,11 @@ test: ## every check, quick ones first; installs the compilers and checkers it n
 torture: ## the worst that one host allows, for MINUTES=80 (SEED=, ONLY=F1,F7 repeat a part)
 	@scripts/torture.sh
 
-bench: ## what the machine allows and what hostkv reaches, as ratios
-	cargo build --release --locked -p hostkv-daemon -p hostkv-bench
-	target/release/hostkv-bench
+bench: ## hostkv, the machine's limits and its peers, as ratios, in at most 15 minutes; report in target/bench
+	@scripts/bench.sh
+
+bench-full: ## the same with 10^7 keys and a real engine
+	@scripts/bench.sh --full
 
 format: ## format the Rust sources
 	cargo fmt --all

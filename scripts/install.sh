@@ -4,6 +4,7 @@
 #   scripts/install.sh GROUP…
 #     demo   a C++ compiler and Python's venv: for make demo
 #     test   demo, and a second compiler and the checkers: for make test
+#     bench  the servers that make bench compares with
 #
 # Expects what building hostkv takes anyway: cargo, gcc, make, python3. Asks for a package only when what it
 # provides is missing, so a second run touches nothing. As root it calls apt-get, otherwise sudo apt-get;
@@ -56,11 +57,16 @@ group_test() {
   need tmux has tmux
 }
 
-(($#)) || die "name a group: demo or test."
+group_bench() {
+  need memcached has memcached
+  need redis-server has redis-server
+}
+
+(($#)) || die "name a group: demo, test or bench."
 for group in "$@"; do
   case $group in
-    demo | test) "group_$group" ;;
-    *) die "unknown group '$group'; known are demo and test." ;;
+    demo | test | bench) "group_$group" ;;
+    *) die "unknown group '$group'; known are demo, test and bench." ;;
   esac
 done
 ((${#missing[@]})) || exit 0
@@ -75,6 +81,12 @@ fi
 "${root[@]}" apt-get update -q >&2 || die "apt-get update failed; still missing: ${missing[*]}"
 "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2 ||
   die "apt-get install failed; still missing: ${missing[*]}"
+# The benchmark starts servers of its own.
+for server in memcached redis-server; do
+  if [[ " ${missing[*]} " == *" $server "* && -d /run/systemd/system ]]; then
+    "${root[@]}" systemctl disable --now --quiet "$server" || say "the service $server that was installed is still running."
+  fi
+done
 # Debian starts a Prometheus of its own on port 9090, which is hostkvd's default too; the tests only want the program.
 if [[ " ${missing[*]} " == *" prometheus "* && -d /run/systemd/system ]]; then
   "${root[@]}" systemctl disable --now --quiet prometheus || say "the prometheus service that was installed is still running on port 9090."

@@ -1,66 +1,132 @@
 //! A real daemon in a temporary folder, and keys to fill it with.
+//!
+//! Default flags and log level, except for what a row names and for the port of the metrics, which is a free one.
 
-use hostkv::ChunkKey;
+use crate::keys::key;
+use crate::limits::trip::processors;
+use crate::machine;
 use hostkv::session::{KeyspaceConfig, ReserveItem, Session, SessionConfig};
-use hostkv::{KeyspaceId, Status};
+use hostkv::{ChunkKey, KeyspaceId, Status};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Longest start.
+const START: Duration = Duration::from_secs(120);
+/// Most keys of a reserve that fills.
+const FILL_KEYS: usize = 1024;
+
+/// What the client says when a call fails.
+pub fn said(error: hostkv::Error) -> String {
+    error.message
+}
+
 /// A daemon that ends with this value.
 pub struct Pool {
     daemon: Child,
     folder: tempfile::TempDir,
+    ready_ns: f64,
 }
 
 impl Pool {
-    /// Starts a daemon at the default log level without an endpoint, with these flags.
+    /// Starts a daemon at the default log level with these flags.
     pub fn start(flags: &[&str]) -> Result<Pool, String> {
-        Pool::launch(&[&["--disable-prometheus"], flags].concat(), "INFO")
+        Pool::launch(&[&["--prometheus-port", "0"], flags].concat(), "INFO")
     }
 
     /// Starts a daemon with these flags beside the socket's, and this level of its log.
     pub fn launch(flags: &[&str], log_level: &str) -> Result<Pool, String> {
-        let folder = tempfile::tempdir().map_err(|error| format!("temporary folder: {error}"))?;
-        let socket = folder.path().join("hostkv.sock");
+        let fault = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        let folder = tempfile::tempdir().map_err(|error| fault("temporary folder", error))?;
+        let notified = folder.path().join("notify");
+        let notices =
+            UnixDatagram::bind(&notified).map_err(|error| fault("socket for READY", error))?;
+        notices
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .map_err(|error| fault("socket for READY", error))?;
         let mut command = Command::new(daemon_path()?);
+        // The caller's own settings must not change what is measured.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTKV_")) {
+            command.env_remove(name);
+        }
         command
             .arg("--socket")
-            .arg(&socket)
+            .arg(folder.path().join("hostkv.sock"))
             .args(flags)
             .env("LMCACHE_LOG_LEVEL", log_level)
+            .env("NOTIFY_SOCKET", &notified)
+            .env_remove("WATCHDOG_USEC")
             .stderr(Stdio::null());
-        // SAFETY: prctl is async-signal-safe; it makes the daemon end with this process.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
+        end_with_parent(&mut command);
+        let begin = Instant::now();
         let daemon = command
             .spawn()
-            .map_err(|error| format!("hostkvd does not start: {error}"))?;
-        let pool = Pool { daemon, folder };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while pool.session().is_err() {
-            if Instant::now() > deadline {
-                return Err("hostkvd is not ready after 60 s".to_owned());
+            .map_err(|error| fault("hostkvd does not start", error))?;
+        let mut pool = Pool {
+            daemon,
+            folder,
+            ready_ns: 0.0,
+        };
+        let mut notice = [0; 4096];
+        while begin.elapsed() < START {
+            if let Ok(len) = notices.recv(&mut notice)
+                && String::from_utf8_lossy(&notice[..len])
+                    .lines()
+                    .any(|line| line == "READY=1")
+            {
+                pool.ready_ns = begin.elapsed().as_nanos() as f64;
+                return Ok(pool);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            if let Ok(Some(status)) = pool.daemon.try_wait() {
+                return Err(format!(
+                    "hostkvd {} ended at its start: {status}",
+                    flags.join(" ")
+                ));
+            }
         }
-        Ok(pool)
+        Err(format!("hostkvd is not ready after {} s", START.as_secs()))
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// Nanoseconds from its start until it said that it was ready.
+    pub fn ready_ns(&self) -> f64 {
+        self.ready_ns
+    }
+
+    /// Nanoseconds of CPU that its loop has used, which is its first thread.
+    pub fn loop_cpu_ns(&self) -> Result<u64, String> {
+        machine::first_thread_cpu_ns(self.pid())
+    }
+
+    /// Nanoseconds of CPU that all its threads have used.
+    pub fn cpu_ns(&self) -> Result<u64, String> {
+        machine::cpu_ns(self.pid())
+    }
+
+    /// Puts its loop on the processor of a round trip's server, and this thread on the client's, so that the two are compared
+    /// with a round trip between the same processors.
+    pub fn bind_apart(&self) -> Result<(), String> {
+        let Some((client, server)) = processors() else {
+            return Ok(());
+        };
+        machine::bind(0, Some(client))?;
+        machine::bind(self.pid(), Some(server))
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("hostkv.sock")
     }
 
     /// A session of this daemon.
     pub fn session(&self) -> Result<Session, String> {
-        Session::open(&SessionConfig {
-            socket_path: Some(self.folder.path().join("hostkv.sock")),
-            client_name: "hostkv-bench".to_owned(),
-            pin_slot_count: 4096,
-            ..SessionConfig::default()
-        })
-        .map_err(|error| error.message)
+        session(&self.socket(), 0)
     }
 }
 
@@ -72,9 +138,35 @@ impl Drop for Pool {
     }
 }
 
+/// Makes the command's process end with this one.
+pub fn end_with_parent(command: &mut Command) {
+    // SAFETY: prctl is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// A session at this socket.
+pub fn session(socket: &Path, flags: u32) -> Result<Session, String> {
+    Session::open(&SessionConfig {
+        socket_path: Some(socket.to_owned()),
+        client_name: "hostkv-bench".to_owned(),
+        flags,
+        ..SessionConfig::default()
+    })
+    .map_err(said)
+}
+
 fn daemon_path() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let path = own.parent().unwrap_or(Path::new(".")).join("hostkvd");
+    let mut folder = own.parent().unwrap_or(Path::new(".")).to_owned();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    let path = folder.join("hostkvd");
     if path.exists() {
         Ok(path)
     } else {
@@ -95,34 +187,36 @@ pub fn keyspace(session: &Session) -> Result<KeyspaceId, String> {
             tokens_per_key: 0,
             as_it_stands: false,
         })
-        .map_err(|error| error.message)
+        .map_err(said)
 }
 
-/// Key number `n`: 32 bytes that look like a hash.
-pub fn key(n: u64) -> ChunkKey {
-    let mut chunk_hash = [0; 32];
-    let mut state = n;
-    for chunk in chunk_hash.chunks_exact_mut(8) {
-        chunk.copy_from_slice(&mix(&mut state).to_le_bytes());
+/// Items of a reserve of these key numbers.
+pub fn items(numbers: impl IntoIterator<Item = u64>, len_bytes: u64) -> Vec<ReserveItem> {
+    numbers
+        .into_iter()
+        .map(|number| ReserveItem {
+            key: key(number),
+            len_bytes,
+        })
+        .collect()
+}
+
+/// Reserves and commits items without writing their bytes; fails unless every one is granted.
+pub fn store_unwritten(
+    session: &Session,
+    keyspace: KeyspaceId,
+    items: &[ReserveItem],
+) -> Result<(), String> {
+    let reservation = session
+        .reserve(keyspace, items, &Default::default())
+        .map_err(said)?;
+    for index in 0..items.len() {
+        reservation.span(index).map_err(said)?;
     }
-    ChunkKey {
-        chunk_hash,
-        chunk_hash_len: 32,
-        kv_rank: 0,
-        object_group_id: 0,
-    }
+    reservation.commit().map_err(said)
 }
 
-/// One step of SplitMix64 (Steele, Lea, Flood 2014).
-pub fn mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Stores keys `0..count` of `len_bytes` each; fails unless every one is granted.
+/// Stores keys `0..count` of `len_bytes` each; fails unless every one is granted or there already.
 pub fn fill(
     session: &Session,
     keyspace: KeyspaceId,
@@ -130,17 +224,11 @@ pub fn fill(
     len_bytes: u64,
 ) -> Result<(), String> {
     let numbers: Vec<u64> = (0..count).collect();
-    for batch in numbers.chunks(1024) {
-        let items: Vec<ReserveItem> = batch
-            .iter()
-            .map(|n| ReserveItem {
-                key: key(*n),
-                len_bytes,
-            })
-            .collect();
+    for batch in numbers.chunks(FILL_KEYS) {
+        let items = items(batch.iter().copied(), len_bytes);
         let reservation = session
             .reserve(keyspace, &items, &Default::default())
-            .map_err(|error| error.message)?;
+            .map_err(said)?;
         for index in 0..items.len() {
             match reservation.span(index) {
                 Ok(_) => {}
@@ -148,7 +236,21 @@ pub fn fill(
                 Err(error) => return Err(format!("filling: {}", error.message)),
             }
         }
-        reservation.commit().map_err(|error| error.message)?;
+        reservation.commit().map_err(said)?;
+    }
+    Ok(())
+}
+
+/// Removes keys; each must have been there.
+pub fn remove(session: &Session, keyspace: KeyspaceId, keys: &[ChunkKey]) -> Result<(), String> {
+    for keys in keys.chunks(FILL_KEYS) {
+        let mut removed = vec![0; keys.len()];
+        session
+            .remove(keyspace, keys, Some(&mut removed))
+            .map_err(said)?;
+        if removed.contains(&0) {
+            return Err("a key that was stored is not there any more".to_owned());
+        }
     }
     Ok(())
 }

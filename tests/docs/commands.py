@@ -36,7 +36,7 @@ SKIPPED = [
     (r"\bgit (clone|push|rebase|commit|config)\b", "needs another repository"),
     (r"\b(pkill|killall|kill)\b", "ends processes"),
     (r"\bmake (demo|test|torture|bench|deb|build|lint|format|install)\b|\bcargo (build|test|clippy|bench|fmt)\b", "is a step of its own of make test, or takes minutes"),
-    (r"\bscripts/(test(?!\.sh --list)|torture|demo|fuzz|models|abi|build-llama|newcomer|test-[a-z-]+)\.(sh|py)\b|build-example\.sh llama", "is a step of its own of make test, or takes minutes"),
+    (r"\bscripts/(test(?!\.sh --list)|torture|demo|bench|fuzz|models|abi|build-llama|build-plasma|newcomer|test-[a-z-]+)\.(sh|py)\b|build-example\.sh llama", "is a step of its own of make test, or takes minutes"),
     (r"\bhostkv-llama\b|\$program\"|make_model\.py", "needs llama.cpp; the step demo runs it"),
     (r"\bprometheus --config", "the step prometheus runs it"),
 ]

@@ -5,12 +5,16 @@
 //! thread scrapes.
 //!
 //! ```text
-//!   turn: read the quiet one for 0.5 s ──> read the observed one for 0.5 s ──> median of each over all turns
+//!   run: read the quiet one for 0.5 s ──> read the observed one for 0.5 s ──> median of each over all runs
 //! ```
 
-use crate::limits;
-use crate::pool::{Pool, fill, key, keyspace};
-use crate::table::{Row, median_of};
+use super::Plan;
+use crate::keys::key;
+use crate::limits::copy;
+use crate::measure::{Runs, runs};
+use crate::pool::{Pool, fill, keyspace, said};
+use crate::report::Report;
+use crate::table::{Goal, Row, Unit};
 use hostkv::session::{Request, Session};
 use hostkv::{ChunkKey, KeyspaceId};
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
@@ -21,7 +25,6 @@ use std::time::{Duration, Instant};
 
 /// Keys of a read.
 const KEYS: u64 = 16;
-const TURNS: usize = 7;
 const TURN: Duration = Duration::from_millis(500);
 /// Room for the keys of one reserve, which is an eighth of the pool at most.
 const POOL: [&str; 2] = ["--l1-size-gb", "0.625"];
@@ -61,22 +64,19 @@ impl Reader {
             device: Some("cuda:0"),
             ..Request::default()
         };
-        let fault = |error: hostkv::Error| error.message;
         let lease = self
             .session
             .acquire(self.keyspace, &self.keys, &request)
-            .map_err(fault)?;
+            .map_err(said)?;
         let sums = (0..self.keys.len())
             .map(|index| {
                 let span = lease.span(index)?;
                 // SAFETY: nobody writes a committed object in this benchmark; the span is aligned to 64 bytes or more.
-                let data =
-                    unsafe { std::slice::from_raw_parts(span.data.cast::<u64>(), self.words) };
-                Ok(limits::sum(data))
+                Ok(unsafe { copy::sum(span.data, self.words) })
             })
             .collect::<Result<Vec<u64>, hostkv::Error>>()
-            .map_err(fault)?;
-        lease.release().map_err(fault)?;
+            .map_err(said)?;
+        lease.release().map_err(said)?;
         Ok(sums)
     }
 
@@ -97,8 +97,10 @@ impl Reader {
 
 /// A row of reads of 64 KiB a key, faster than a session's events can be told, and one of 4 MiB, all of
 /// whose are.
-pub fn rows() -> Result<[Row; 2], String> {
-    Ok([row(64 << 10)?, row(4 << 20)?])
+pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
+    report.row(row(64 << 10)?);
+    report.row(row(4 << 20)?);
+    Ok(())
 }
 
 fn row(len_bytes: u64) -> Result<Row, String> {
@@ -118,10 +120,13 @@ fn row(len_bytes: u64) -> Result<Row, String> {
         has_ended.store(true, Ordering::Relaxed);
         (outcome, scraper.join())
     });
-    let (ours_ns, limit_ns) = outcome?;
+    let measured = outcome?;
     let scrapes = scrapes.map_err(|_| "the scraper failed".to_owned())??;
-    if scrapes < TURNS / 2 {
-        return Err(format!("{scrapes} scrapes in {TURNS} turns"));
+    if scrapes < measured.values.len() / 2 {
+        return Err(format!(
+            "{scrapes} scrapes in {} runs",
+            measured.values.len()
+        ));
     }
     let text = std::fs::read_to_string(&events).map_err(|error| error.to_string())?;
     let told = text
@@ -131,16 +136,18 @@ fn row(len_bytes: u64) -> Result<Row, String> {
         return Err("no read was told to the telemetry".to_owned());
     }
     let share = told as f64 / observed.read_count as f64 * 100.0;
-    Ok(Row {
-        work: format!(
-            "acquire + read all bytes, {KEYS} keys of {} KiB, all observed ({share:.0} % of the events in the file)",
+    Ok(Row::new(
+        format!(
+            "acquire + read all bytes, {KEYS} keys of {} KiB, all observed",
             len_bytes >> 10
         ),
-        ours_ns,
-        limit: "nobody looking",
-        limit_ns,
-        target: 1.05,
-    })
+        Unit::Nanoseconds,
+        measured.median(|run| run.0),
+        Goal::RatioAtMost(1.05),
+    )
+    .limit("nobody looking", measured.median(|run| run.1))
+    .noise(measured.noise)
+    .note(format!("{share:.0} % of the events in the file")))
 }
 
 fn observed_pool(events: &Path) -> Result<(Pool, SocketAddr), String> {
@@ -168,14 +175,12 @@ fn observed_pool(events: &Path) -> Result<(Pool, SocketAddr), String> {
     ))
 }
 
-/// Medians of the observed and of the quiet reads.
-fn turns(observed: &mut Reader, quiet: &mut Reader) -> Result<(f64, f64), String> {
-    let (mut ours, mut limit) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        limit.push(quiet.turn()?);
-        ours.push(observed.turn()?);
-    }
-    Ok((median_of(ours), median_of(limit)))
+/// Runs of observed and of quiet reads.
+fn turns(observed: &mut Reader, quiet: &mut Reader) -> Result<Runs<(f64, f64)>, String> {
+    runs(&[], || {
+        let limit = quiet.turn()?;
+        Ok((observed.turn()?, limit))
+    })
 }
 
 /// Scrapes until told to end; gives how often.
