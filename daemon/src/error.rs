@@ -19,6 +19,7 @@ use crate::metrics::{BindError, ServeError};
 use crate::segment::SegmentError;
 use crate::systemd::listen::ListenError;
 use crate::telemetry::TelemetryError;
+use crate::tiers::TierError;
 
 /// A fault that ends the process.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,9 @@ pub enum StartError {
     /// A processor of the telemetry can't begin.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// A tier can't be had.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// The metrics endpoint can't begin to serve.
     #[error(transparent)]
     MetricsEndpoint(#[from] ServeError),

@@ -26,8 +26,8 @@
 //! | l2-watch, l2-scan, l2-net, l2-open | look after tiers that are late; scan a folder; talk to a store; open it | nothing |
 //! | prefault workers | touch the payload's pages, at the start only | nothing |
 //!
-//! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`config`], [`systemd`],
-//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`workers`], [`tiers`], [`store`], [`ballast`], [`request`], [`server`], and [`run`], which puts them together.
+//! Modules, each using only those above it: [`random`], [`histogram`], [`logging`], [`specs`], [`telemetry`], [`workers`], [`tiers`], [`config`], [`systemd`],
+//! [`segment`], [`sandbox`], [`metrics`], [`error`], [`signal`], [`store`], [`ballast`], [`request`], [`server`], and [`run`], which puts them together.
 
 pub mod ballast;
 pub mod config;

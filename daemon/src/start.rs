@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   signals blocked -> log -> kernel -> lock file -> metrics port -> memory, payload, prefault -> control segment
-//!   -> store -> liveness word -> socket (own or passed) -> sandbox -> telemetry, workers, metrics -> READY -> the loop
-//!   ... -> counters folded, clients told -> metrics -> socket and lock files -> log flushed
+//!   -> store -> liveness word -> tiers -> socket (own or passed) -> sandbox -> telemetry, workers, metrics -> READY -> the
+//!   loop ... -> counters folded, clients told, the rest stored in the tiers -> metrics -> socket and lock files -> log flushed
 //! ```
 //!
 //! What is cheap and may fail comes first, what others can see comes last. Everything runs on the main thread, which
@@ -25,7 +25,7 @@ use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::version::PACKAGE_VERSION;
 use hostkv_shm_protocol::view::View;
 
-use crate::config::{Config, ConfigError, HugePages, Integrity};
+use crate::config::{Config, ConfigError, HugePages, Integrity, StorePolicy};
 use crate::error::StartError;
 use crate::metrics::{Bound, Endpoint};
 use crate::request::hello::PoolFacts;
@@ -33,13 +33,15 @@ use crate::sandbox::{self, Lack};
 use crate::segment::{self, Payload, PayloadOptions, Segment, StartProgress};
 use crate::server::alive::AliveMark;
 use crate::server::{
-    AccessRules, Handout, LockedPlace, Parts, Server, SocketPlace, StartFacts, monotonic_ns,
-    pidfd_open, questions,
+    AccessRules, Handout, LockedPlace, Parts, PayloadUse, Server, SocketPlace, StartFacts,
+    monotonic_ns, pidfd_open, questions,
 };
 use crate::signal::Signals;
+use crate::store::l2::L2Config;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{PROCESSORS, Processor, Telemetry};
+use crate::tiers::Tiers;
 use crate::workers::{self, PayloadBytes, WORKER_THREADS, Workers};
 use crate::{ballast, critical, logging, random, systemd, telemetry};
 
@@ -114,6 +116,14 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
     };
 
     let handout = handout(&control, &payload, facts.is_sealed)?;
+    // SAFETY: workers and tiers end with the server, which `run` consumes, and `payload` is dropped at the end of this
+    // function, or not at all when a tier may still use it.
+    let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
+    // Before the sandbox: their threads keep the folders and the network that landlock takes from all others.
+    let tiers = match config.tiers.adapters.as_slice() {
+        [] => None,
+        adapters => Some(Tiers::open(adapters, bytes)?),
+    };
     let (asker, questions) =
         questions().map_err(|error| fault("making an eventfd for the metrics", error))?;
     let socket = match listen::take()? {
@@ -131,8 +141,6 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
         )?),
         None => None,
     };
-    // SAFETY: the workers end with the server, which `run` consumes, and `payload` is dropped at the end of this function.
-    let bytes = unsafe { PayloadBytes::new(payload.base(), payload.len_bytes()) };
     let workers = Workers::start(bytes, worker_count)
         .map_err(|error| fault("starting the threads for payload bytes", error))?;
     say_start(&config, &payload, &place, metrics.as_ref());
@@ -153,6 +161,7 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
         signals,
         questions,
         workers,
+        tiers,
         socket,
         telemetry,
         start,
@@ -164,13 +173,17 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
     };
     systemd::ready();
     let ended = server.run().map_err(|error| fault("the loop", error));
+    if !matches!(ended, Ok(PayloadUse::Over)) {
+        // A tier that hangs in the kernel may yet read or write it; the end of the process unmaps it.
+        std::mem::forget(payload);
+    }
 
     place.remove_socket();
     if let Some(endpoint) = endpoint {
         endpoint.stop();
     }
     log::info!("Stopped.");
-    ended
+    ended.map(drop)
 }
 
 /// Closes the process in, and says how far that went.
@@ -357,6 +370,10 @@ pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
         zeroes_on_reuse: config.tenants.zeroes_on_reuse,
         integrity: config.integrity,
         scrub_bytes_per_second: config.scrub_bytes_per_second,
+        l2: L2Config {
+            tier_count: config.tiers.adapters.len(),
+            skips_l1: config.tiers.store_policy == StorePolicy::SkipL1,
+        },
         slice_ns: SLICE_NS,
     }
 }

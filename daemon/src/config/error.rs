@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::specs::SpecError;
 use crate::systemd::listen::ListenError;
+use crate::tiers::spec::AdapterSpecError;
 
 /// One reason why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub enum ConfigError {
     /// The spec of a part that can't be.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The specs of the tiers, which can't be.
+    #[error(transparent)]
+    Adapter(#[from] AdapterSpecError),
     /// A flag that this version does not have.
     #[error("unknown flag {flag:?}{}; hostkvd --help lists all", did_you_mean(.nearest))]
     UnknownFlag {

@@ -40,6 +40,7 @@ use std::time::Duration;
 pub use error::ConfigError;
 pub use source::Host;
 
+use crate::tiers::AdapterSpec;
 use print::Shown;
 use source::{CommandLine, Layers};
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Whether the process closes itself in once it has started.
     pub is_sandboxed: bool,
+    /// The tiers behind L1.
+    pub tiers: TiersConfig,
     /// The HTTP endpoint; `None` = disabled.
     pub metrics: Option<MetricsConfig>,
     /// Events for the processors.
@@ -274,6 +277,36 @@ pub struct LimitsConfig {
     pub max_keyspaces: u32,
     /// How long the loop spins before it sleeps.
     pub spin: Duration,
+}
+
+/// The tiers behind L1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TiersConfig {
+    /// What they are, in the order of preference.
+    pub adapters: Vec<AdapterSpec>,
+    /// What becomes of an object in L1 once a tier holds it.
+    pub store_policy: StorePolicy,
+}
+
+/// What becomes of an object in L1 once a tier holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorePolicy {
+    /// It stays until it is evicted.
+    Default,
+    /// It leaves L1.
+    SkipL1,
+}
+
+impl StorePolicy {
+    const ALL: [Self; 2] = [Self::Default, Self::SkipL1];
+
+    /// The value of the flag.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::SkipL1 => "skip_l1",
+        }
+    }
 }
 
 /// The HTTP endpoint for metrics.

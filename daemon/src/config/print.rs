@@ -1,7 +1,7 @@
 //! The configuration as text: `--print-config`, and what SIGHUP says has changed.
 //!
 //! The print is TOML that can be given back with `--config` and then yields the same
-//! configuration. A setting without a value, and a default that follows from another setting, are
+//! configuration, but for passwords in it, which are left out. A setting without a value, and a default that follows from another setting, are
 //! comments: written out they would stay when that other setting is edited.
 //!
 //! ```text
@@ -9,6 +9,8 @@
 //!   # max_objects = 65536     # default, follows from l1_size_gb
 //!   # shm_name    =           # default, none
 //! ```
+
+use serde_json::Value as Json;
 
 use super::setting::{self, Setting, Shape};
 use super::source::Origin;
@@ -89,6 +91,28 @@ pub(super) fn strings(texts: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
+/// The spec of a part without the passwords in it, for whoever may see the configuration.
+pub(super) fn spec_without_secrets(text: &str) -> String {
+    fn hide(value: &mut Json) {
+        if let Json::Object(fields) = value {
+            for (field, value) in fields {
+                match value {
+                    Json::String(text) if field == "password" => "not shown".clone_into(text),
+                    value => hide(value),
+                }
+            }
+        }
+    }
+    match serde_json::from_str::<Json>(text) {
+        Ok(mut spec) => {
+            hide(&mut spec);
+            spec.to_string()
+        }
+        // It was refused by then.
+        Err(_) => "not shown".to_owned(),
+    }
+}
+
 /// All settings as TOML, in the order and under the headings of the help.
 pub(super) fn config(shown: &[Shown]) -> String {
     let lines: Vec<_> = setting::ALL
@@ -160,5 +184,20 @@ pub(super) fn value(shape: Shape, text: &str) -> String {
     match shape {
         Shape::Text | Shape::YesNo => string(text),
         Shape::Number | Shape::Switch | Shape::Numbers | Shape::Texts => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_of_a_spec_is_shown_however_deep_it_stands() {
+        let spec =
+            r#"{"type":"fault_inject","inner":{"type":"resp","host":"h","password":"geheim"}}"#;
+        let shown = spec_without_secrets(spec);
+        assert!(!shown.contains("geheim"), "{shown}");
+        assert!(shown.contains(r#""host":"h""#), "{shown}");
+        assert_eq!(spec_without_secrets("geheim"), "not shown");
     }
 }

@@ -15,9 +15,11 @@ use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, Integrity, LimitsConfig,
-    MetricsConfig, Origins, PoolConfig, SocketGroup, TelemetryConfig, TenantsConfig,
+    MetricsConfig, Origins, PoolConfig, SocketGroup, StorePolicy, TelemetryConfig, TenantsConfig,
+    TiersConfig,
 };
 use crate::telemetry::PROCESSORS;
+use crate::tiers::spec;
 
 /// The payload is a whole number of these, so that huge pages fit it.
 const PAYLOAD_UNIT_BYTES: u64 = 2 << 20;
@@ -69,6 +71,7 @@ pub(super) fn resolve(
     let limits = resolver.limits()?;
     let (integrity, scrub_bytes_per_second) = resolver.integrity()?;
     let is_sandboxed = resolver.sandbox()?;
+    let tiers = resolver.tiers()?;
     let metrics = resolver.metrics()?;
     let telemetry = resolver.telemetry()?;
     let log_level = resolver.log_level()?;
@@ -88,6 +91,7 @@ pub(super) fn resolve(
         integrity,
         scrub_bytes_per_second,
         is_sandboxed,
+        tiers,
         metrics,
         telemetry,
         log_level,
@@ -459,6 +463,41 @@ impl Resolver<'_> {
         let is_on = |given: &Given| Ok(check::word(given, &["off", "on"])? == 1);
         let text = |is_on: &bool| if *is_on { "on" } else { "off" }.to_owned();
         self.take(&setting::SANDBOX, true, is_on, text)
+    }
+
+    fn tiers(&mut self) -> Result<TiersConfig, ConfigError> {
+        let mut adapters = Vec::new();
+        let check = |given: &Given| {
+            // This opens nothing.
+            adapters = spec::parse(&given.texts)?;
+            Ok(given.texts.clone())
+        };
+        let shown = |specs: &Vec<String>| {
+            let shown: Vec<String> = specs
+                .iter()
+                .map(|text| print::spec_without_secrets(text))
+                .collect();
+            print::strings(&shown)
+        };
+        self.take(&setting::L2_ADAPTER, Vec::new(), check, shown)?;
+        let policy = |given: &Given| {
+            let names = StorePolicy::ALL.map(StorePolicy::name);
+            Ok(StorePolicy::ALL[check::word(given, &names)?])
+        };
+        let default = StorePolicy::Default;
+        let name = |policy: &StorePolicy| policy.name().to_owned();
+        let store_policy = self.take(&setting::L2_STORE_POLICY, default, policy, name)?;
+        if store_policy == StorePolicy::SkipL1 && adapters.is_empty() {
+            return Err(self.combination(
+                &setting::L2_STORE_POLICY,
+                &setting::L2_ADAPTER,
+                "allowed without an adapter is only default, because objects leave L1 for a tier; give an --l2-adapter",
+            ));
+        }
+        Ok(TiersConfig {
+            adapters,
+            store_policy,
+        })
     }
 
     fn metrics(&mut self) -> Result<Option<MetricsConfig>, ConfigError> {

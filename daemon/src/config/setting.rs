@@ -113,6 +113,7 @@ const POOL: &str = "Pool";
 const EVICTION: &str = "Eviction";
 const TENANTS: &str = "Tenants";
 const LIMITS: &str = "Limits";
+const TIERS: &str = "Tiers";
 const INTEGRITY_HEADING: &str = "Integrity";
 const PROCESS: &str = "Process";
 const METRICS: &str = "Metrics";
@@ -399,6 +400,23 @@ pub(super) static SANDBOX: Setting = Setting::new(
     "on or off",
 );
 
+pub(super) static L2_ADAPTER: Setting = Setting::new(
+    "l2-adapter",
+    "JSON",
+    Shape::Texts,
+    TIERS,
+    "A tier behind L1, as {\"type\": \"fs\", \"base_path\": \"/var/cache/hostkv\"}: fs, resp, s3 or fault_inject (repeatable, in order of preference)",
+    "a JSON object with a type",
+);
+pub(super) static L2_STORE_POLICY: Setting = Setting::new(
+    "l2-store-policy",
+    "default|skip_l1",
+    Shape::Text,
+    TIERS,
+    "What becomes of an object in L1 once a tier holds it: default keeps it until it is evicted, skip_l1 takes it out [default: default]",
+    "default or skip_l1",
+);
+
 pub(super) static DISABLE_PROMETHEUS: Setting = Setting::new(
     "disable-prometheus",
     "",
@@ -478,7 +496,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 41] = [
+pub(super) static ALL: [&Setting; 43] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -511,6 +529,8 @@ pub(super) static ALL: [&Setting; 41] = [
     &INTEGRITY,
     &SCRUB_BYTES_PER_SECOND,
     &SANDBOX,
+    &L2_ADAPTER,
+    &L2_STORE_POLICY,
     &DISABLE_PROMETHEUS,
     &PROMETHEUS_HOST,
     &PROMETHEUS_PORT,
@@ -535,7 +555,7 @@ pub(super) fn command() -> Command {
         .after_help(
             "Every flag has an environment variable, --l1-size-gb is HOSTKV_L1_SIZE_GB, and a key in \
              the file, l1_size_gb. A flag beats the environment, the environment beats the file. A \
-             repeatable flag is a comma-separated list in the environment (of processors, one a line) \
+             repeatable flag is a comma-separated list in the environment (of processors and tiers, one a line) \
              and an array in the file.",
         )
         .disable_help_flag(true)

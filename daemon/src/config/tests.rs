@@ -220,7 +220,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 39] = [
+const SAMPLES: [(&str, &str, &str); 41] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -253,6 +253,12 @@ const SAMPLES: [(&str, &str, &str); 39] = [
     ("integrity", "FULL", "\"full\""),
     ("scrub-bytes-per-second", "5000000000", "5000000000"),
     ("sandbox", "OFF", "\"off\""),
+    (
+        "l2-adapter",
+        r#"{"type": "fs", "base_path": "/var/cache/kv"}"#,
+        r#"['{"type": "fs", "base_path": "/var/cache/kv"}']"#,
+    ),
+    ("l2-store-policy", "SKIP_L1", "\"skip_l1\""),
     ("disable-prometheus", "yes", "true"),
     ("prometheus-host", "::1", "\"::1\""),
     ("prometheus-port", "0", "0"),
@@ -265,6 +271,12 @@ const SAMPLES: [(&str, &str, &str); 39] = [
         r#"['{"type": "logging", "log_level": "INFO"}']"#,
     ),
 ];
+
+/// A flag without which a sample is refused.
+const BESIDE: (&str, &str) = (
+    "l2-store-policy",
+    r#"--l2-adapter={"type": "fs", "base_path": "/kv"}"#,
+);
 
 fn setting_of(name: &str) -> &'static Setting {
     setting::ALL
@@ -283,19 +295,28 @@ fn flag_of(setting: &Setting, value: &str) -> String {
 #[test]
 fn every_setting_has_a_flag_a_variable_and_a_key_with_the_same_meaning() {
     let plain = World::of_a_user();
-    let default = content(&plain.run(&[]));
     for (name, value, toml) in SAMPLES {
         let setting = setting_of(name);
-        let by_flag = content(&plain.run(&[&flag_of(setting, value)]));
-        assert_ne!(by_flag, default, "{name} has no effect");
+        let beside = (name == BESIDE.0).then_some(BESIDE.1);
+        let with = |flags: &[&str]| -> Vec<String> {
+            let all = beside.iter().chain(flags);
+            all.map(|flag| (*flag).to_owned()).collect()
+        };
+        let run = |world: &World, flags: &[&str]| {
+            let flags = with(flags);
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            content(&world.run(&flags))
+        };
+        let by_flag = run(&plain, &[&flag_of(setting, value)]);
+        assert_ne!(by_flag, run(&plain, &[]), "{name} has no effect");
 
         let mut world = World::of_a_user();
         world.set(&setting.variable(), value);
-        assert_eq!(content(&world.run(&[])), by_flag, "{name} as a variable");
+        assert_eq!(run(&world, &[]), by_flag, "{name} as a variable");
 
         let mut world = World::of_a_user();
         world.write("/kv.toml", &format!("{} = {toml}", setting.key()));
-        let by_file = content(&world.run(&["--config", "/kv.toml"]));
+        let by_file = run(&world, &["--config", "/kv.toml"]);
         assert_eq!(by_file, by_flag, "{name} as a key");
     }
     let sampled = setting::ALL
@@ -342,7 +363,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 40, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 42, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",
@@ -352,6 +373,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
         "Limits",
         "Integrity",
         "Process",
+        "Tiers",
         "Metrics",
         "Telemetry",
         "Configuration",

@@ -35,11 +35,15 @@ pub enum TimedRequest {
     State,
     /// RELOAD.
     Reload,
+    /// PREFETCH, until the tiers are done with it.
+    Prefetch,
+    /// PREFETCH_END.
+    PrefetchEnd,
 }
 
 impl TimedRequest {
     /// All of them, in the order of their numbers.
-    pub const ALL: [TimedRequest; 13] = [
+    pub const ALL: [TimedRequest; 15] = [
         TimedRequest::Resolve,
         TimedRequest::Reserve,
         TimedRequest::Commit,
@@ -53,6 +57,8 @@ impl TimedRequest {
         TimedRequest::List,
         TimedRequest::State,
         TimedRequest::Reload,
+        TimedRequest::Prefetch,
+        TimedRequest::PrefetchEnd,
     ];
 
     /// The value of the label `request`.
@@ -71,6 +77,8 @@ impl TimedRequest {
             TimedRequest::List => "list",
             TimedRequest::State => "state",
             TimedRequest::Reload => "reload",
+            TimedRequest::Prefetch => "prefetch",
+            TimedRequest::PrefetchEnd => "prefetch_end",
         }
     }
 }
@@ -111,7 +119,7 @@ mod tests {
             }
         }
         let counts = TimedRequest::ALL.map(|request| durations.of(request).count());
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
         let mut labels = TimedRequest::ALL.map(TimedRequest::label);
         labels.sort_unstable();
         assert!(labels.is_sorted_by(|a, b| a < b), "{labels:?}");

@@ -9,6 +9,7 @@
 
 use super::durations::RequestDurations;
 use crate::histogram::{AGE_BOUNDS_NS, DEATH_BOUNDS_NS, Histogram};
+use crate::tiers::TierFigures;
 
 /// What a family is to Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +174,8 @@ macro_rules! families {
             $( #[doc = $r_help] pub $r_field: WriteFailures, )*
             $( #[doc = $d_help] pub $d_field: Histogram, )*
             $( #[doc = $q_help] pub $q_field: RequestDurations, )*
+            /// What each tier has done, and how it is.
+            pub tiers: Vec<TierFigures>,
         }
 
         impl Default for Snapshot {
@@ -182,6 +185,7 @@ macro_rules! families {
                     $( $r_field: WriteFailures::default(), )*
                     $( $d_field: Histogram::new($d_bounds), )*
                     $( $q_field: RequestDurations::default(), )*
+                    tiers: Vec::new(),
                 }
             }
         }
@@ -326,6 +330,30 @@ families! {
             "Passes of the scrubber over all objects.";
         Gauge Seconds "hostkv_last_scrub_pass_seconds" last_scrub_pass_seconds: f64,
             "How long the last pass of the scrubber took.";
+        Counter Things "hostkv_l2_prefetches_total" l2_prefetches: u64,
+            "Prefetches that are over.";
+        Counter Things "hostkv_l2_prefetched_keys_total" l2_prefetched_keys: u64,
+            "Keys of the prefixes that prefetches kept in L1, those that were there already included.";
+        Counter Things "hostkv_l2_left_out_keys_total" l2_left_out_keys: u64,
+            "Committed objects that are stored in no tier because they are too large or too many waited.";
+        Counter Things "hostkv_l2_evicted_unstored_keys_total" l2_evicted_unstored_keys: u64,
+            "Objects that were evicted from L1 and that no tier holds.";
+        Counter Things "hostkv_l2_displaced_stores_total" l2_displaced_stores: u64,
+            "Stores to the tiers that gave way to a reserve without space.";
+        Counter Things "hostkv_l2_skipped_l1_keys_total" l2_skipped_l1_keys: u64,
+            "Objects that left L1 because a tier holds them and the store policy is skip_l1.";
+        Gauge Things "hostkv_l2_waiting_objects" l2_waiting_objects: u64,
+            "Objects in L1 that wait to be given to the tiers, those that have gone meanwhile included.";
+        Gauge Things "hostkv_l2_storing_objects" l2_storing_objects: u64,
+            "Objects that the tiers may be reading and that stay where they are for so long.";
+        Gauge Bytes "hostkv_l2_storing_bytes" l2_storing_bytes: u64,
+            "Payload bytes of the objects that the tiers may be reading.";
+        Gauge Bytes "hostkv_l2_loading_bytes" l2_loading_bytes: u64,
+            "Payload bytes that objects are being loaded into, or are about to be.";
+        Gauge Things "hostkv_l2_open_prefetches" l2_open_prefetches: u64,
+            "Prefetches that have not been ended.";
+        Gauge Bytes "hostkv_l2_kept_bytes" l2_kept_bytes: u64,
+            "Payload bytes that open prefetches keep in L1 or have asked for, each counted once a prefetch.";
         Counter Things "hostkv_rejected_frames_total" rejected_frames: u64,
             "Frames refused because their form was wrong.";
         Counter Things "hostkv_telemetry_events_dropped_total" telemetry_events_dropped: u64,

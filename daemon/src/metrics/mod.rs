@@ -13,6 +13,7 @@
 //! ```
 //!
 //! * `families.rs`: every family once, with its unit, sentence and kind; the fields of [`Snapshot`].
+//! * `tiers.rs`: the families of each tier.
 //! * `durations.rs`: how long requests take, which the server counts.
 //! * `render.rs`: a snapshot as Prometheus text 0.0.4, through the `prometheus` crate.
 //! * `process.rs`: the six standard `process_` families, read from `/proc/self`.
@@ -25,6 +26,7 @@ mod history;
 mod http;
 mod process;
 mod render;
+mod tiers;
 
 #[cfg(test)]
 mod tests;

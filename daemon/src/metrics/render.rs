@@ -17,6 +17,7 @@ use prometheus::{Registry, TextEncoder};
 use super::durations::TimedRequest;
 use super::families::{FAMILIES, Kind, Read, Snapshot, Unit, defect};
 use super::process::{ProcessFigures, ProcessReader};
+use super::tiers::TIER_FAMILIES;
 use crate::histogram::Histogram;
 
 /// What the daemon says of its own build; its one sample is always 1.
@@ -120,6 +121,15 @@ impl SnapshotCollector {
             };
             descriptions.push(describe(row.name, row.unit, row.kind, row.help, labels)?);
         }
+        for row in TIER_FAMILIES {
+            descriptions.push(describe(
+                row.name,
+                row.unit,
+                row.kind,
+                row.help,
+                row.labels(),
+            )?);
+        }
         for row in super::process::FAMILIES {
             descriptions.push(describe(row.name, row.unit, row.kind, row.help, &[])?);
         }
@@ -153,11 +163,7 @@ impl Collector for SnapshotCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let current = lock(&self.current);
-        let version = sample(
-            Kind::Gauge,
-            1.0,
-            Some(("version", env!("CARGO_PKG_VERSION"))),
-        );
+        let version = sample(Kind::Gauge, 1.0, &[("version", env!("CARGO_PKG_VERSION"))]);
         let mut families = vec![whole(
             BUILD_INFO.0,
             BUILD_INFO.2,
@@ -166,29 +172,36 @@ impl Collector for SnapshotCollector {
         )];
         for row in FAMILIES {
             let samples = match row.read {
-                Read::One(read) => vec![sample(row.kind, read(&current.snapshot), None)],
+                Read::One(read) => vec![sample(row.kind, read(&current.snapshot), &[])],
                 Read::ByReason(read) => read(&current.snapshot)
                     .into_iter()
-                    .map(|(reason, count)| sample(row.kind, count as f64, Some(("reason", reason))))
+                    .map(|(reason, count)| sample(row.kind, count as f64, &[("reason", reason)]))
                     .collect(),
-                Read::Durations(read) => vec![durations(read(&current.snapshot), None)],
+                Read::Durations(read) => vec![durations(read(&current.snapshot), &[])],
                 Read::ByRequest(read) => {
                     let all = read(&current.snapshot);
                     TimedRequest::ALL
                         .into_iter()
                         .map(|request| {
                             let label = ("request", request.label());
-                            durations(all.of(request), Some(label))
+                            durations(all.of(request), &[label])
                         })
                         .collect()
                 }
             };
             families.push(whole(row.name, row.help, row.kind, samples));
         }
+        for row in TIER_FAMILIES {
+            let samples = row.samples(&current.snapshot.tiers);
+            // Without a tier there is nothing to show, and a family without a sample is none.
+            if !samples.is_empty() {
+                families.push(whole(row.name, row.help, row.kind, samples));
+            }
+        }
         for row in super::process::FAMILIES {
             // What /proc does not tell is left out: a made-up 0 would look like a reading.
             if let Some(value) = (row.read)(&current.process) {
-                let samples = vec![sample(row.kind, value, None)];
+                let samples = vec![sample(row.kind, value, &[])];
                 families.push(whole(row.name, row.help, row.kind, samples));
             }
         }
@@ -197,8 +210,8 @@ impl Collector for SnapshotCollector {
 }
 
 /// A counter or a gauge.
-fn sample(kind: Kind, value: f64, label: Option<(&str, &str)>) -> Metric {
-    let mut metric = labelled(label);
+pub(super) fn sample(kind: Kind, value: f64, labels: &[(&str, &str)]) -> Metric {
+    let mut metric = labelled(labels);
     if kind == Kind::Counter {
         let mut counter = Counter::default();
         counter.set_value(value);
@@ -212,7 +225,7 @@ fn sample(kind: Kind, value: f64, label: Option<(&str, &str)>) -> Metric {
 }
 
 /// A histogram, its bounds and its sum in seconds. The encoder adds the bucket without a bound.
-fn durations(histogram: &Histogram, label: Option<(&str, &str)>) -> Metric {
+pub(super) fn durations(histogram: &Histogram, labels: &[(&str, &str)]) -> Metric {
     let buckets = histogram.cumulative().map(|(bound_ns, count)| {
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound_ns as f64 / NS_PER_SECOND);
@@ -223,19 +236,20 @@ fn durations(histogram: &Histogram, label: Option<(&str, &str)>) -> Metric {
     sample.set_bucket(buckets.collect());
     sample.set_sample_count(histogram.count());
     sample.set_sample_sum(histogram.sum_ns() as f64 / NS_PER_SECOND);
-    let mut metric = labelled(label);
+    let mut metric = labelled(labels);
     metric.set_histogram(sample);
     metric
 }
 
-fn labelled(label: Option<(&str, &str)>) -> Metric {
+fn labelled(labels: &[(&str, &str)]) -> Metric {
     let mut metric = Metric::default();
-    if let Some((name, value)) = label {
+    let pairs = labels.iter().map(|(name, value)| {
         let mut pair = LabelPair::default();
-        pair.set_name(name.to_owned());
-        pair.set_value(value.to_owned());
-        metric.set_label(vec![pair]);
-    }
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    metric.set_label(pairs.collect());
     metric
 }
 

@@ -146,6 +146,19 @@ fn every_figure_shows_under_its_own_name() {
         idle_before_eviction: durations(151),
         reuse_gap: durations(152),
         owner_death: durations(153),
+        l2_prefetches: 180,
+        l2_prefetched_keys: 181,
+        l2_left_out_keys: 182,
+        l2_evicted_unstored_keys: 183,
+        l2_displaced_stores: 184,
+        l2_skipped_l1_keys: 185,
+        l2_waiting_objects: 186,
+        l2_storing_objects: 187,
+        l2_storing_bytes: 188,
+        l2_loading_bytes: 189,
+        l2_open_prefetches: 190,
+        l2_kept_bytes: 191,
+        tiers: Vec::new(),
         request_durations: RequestDurations::default(),
     };
     let text = render(&snapshot);
@@ -240,6 +253,18 @@ const EXPECTED: &str = "
     hostkv_reuse_gap_seconds_count 1
     hostkv_owner_death_seconds_sum 153
     hostkv_owner_death_seconds_count 1
+    hostkv_l2_prefetches_total 180
+    hostkv_l2_prefetched_keys_total 181
+    hostkv_l2_left_out_keys_total 182
+    hostkv_l2_evicted_unstored_keys_total 183
+    hostkv_l2_displaced_stores_total 184
+    hostkv_l2_skipped_l1_keys_total 185
+    hostkv_l2_waiting_objects 186
+    hostkv_l2_storing_objects 187
+    hostkv_l2_storing_bytes 188
+    hostkv_l2_loading_bytes 189
+    hostkv_l2_open_prefetches 190
+    hostkv_l2_kept_bytes 191
 ";
 
 #[test]
@@ -381,7 +406,7 @@ fn a_histogram_of_each_request_spans_1_us_to_10_s() {
         assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
     }
     let requests = shown.matches("_count{").count();
-    assert_eq!(requests, 13, "{shown}");
+    assert_eq!(requests, 15, "{shown}");
 }
 
 #[test]

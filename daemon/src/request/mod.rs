@@ -4,7 +4,7 @@
 //! checked its form, and [`hello::open`] for the first. Nothing here knows of sockets.
 //!
 //! ```text
-//!   Request --> execute --> resolve, reserve, commit, abort, remove, clear, stats, audit, list, ping, bye --> Answer
+//!   Request --> execute --> resolve, reserve, commit, abort, remove, clear, prefetch, stats, audit, list, ping, bye --> Answer
 //!                      \--> state, reload: allowed? ---------------------> Answer::OfLoop, carried out by server/
 //!   Hello   --> hello::open --> lease segment, the session's account --> HelloReply
 //! ```
@@ -17,6 +17,7 @@ mod commit;
 pub mod hello;
 mod list;
 mod ping;
+mod prefetch;
 mod reload;
 mod remove;
 mod reserve;
@@ -135,6 +136,8 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::List(list) => list::list(store, caller, &list, now).into(),
         Request::State { cursor } => state::state(caller, cursor),
         Request::Reload => reload::reload(caller),
+        Request::Prefetch(request) => prefetch::prefetch(store, session, request, now),
+        Request::PrefetchEnd { op_id } => prefetch::end(store, session, op_id, now).into(),
     }
 }
 
@@ -144,5 +147,6 @@ pub fn resumed(resumed: Resumed) -> Reply {
         ResumedAnswer::Reserved(items) => Reply::Reserved(items),
         ResumedAnswer::Committed(items) => Reply::Committed(items),
         ResumedAnswer::Cleared(count) => Reply::Cleared(count),
+        ResumedAnswer::Prefetched(outcome) => Reply::Prefetched(outcome),
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{EvictionPolicy, Integrity, LimitsConfig};
 use crate::segment;
+use crate::store::l2::L2Config;
 use crate::store::{SLICE_NS, StoreConfig};
 use hello::PoolFacts;
 use hostkv_shm_protocol::control::Geometry;
@@ -59,6 +60,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         zeroes_on_reuse: false,
         integrity: Integrity::Off,
         scrub_bytes_per_second: 0,
+        l2: L2Config::default(),
         slice_ns: SLICE_NS,
     };
     let facts = PoolFacts {

@@ -10,6 +10,8 @@
 //!                                                          └ seccomp: every thread of the process
 //! ```
 //!
+//! The threads of the tiers run by then: landlock leaves them the folders and the network that they are for.
+//!
 //! `landlock` says which files, ports, abstract sockets and foreign processes there are; `seccomp` which system calls.
 //! Each has a table of its own, whose rows say which [`Feature`] wants them: a feature that is switched off gets nothing.
 //! A part of the daemon that needs more adds its feature here and its rows there.
@@ -41,6 +43,8 @@ pub enum Feature {
     EventFiles,
     /// A service manager that is told how the daemon fares.
     ServiceManager,
+    /// Tiers, whose threads write files and talk to stores.
+    Tiers,
 }
 
 /// What the daemon still needs after its start.
@@ -75,6 +79,7 @@ impl Plan {
             (Feature::Metrics, config.metrics.is_some()),
             (Feature::EventFiles, !event_files.is_empty()),
             (Feature::ServiceManager, systemd::is_heard()),
+            (Feature::Tiers, !config.tiers.adapters.is_empty()),
         ];
         Plan {
             places,
@@ -87,7 +92,7 @@ impl Plan {
     }
 
     /// Closes this thread in, and by seccomp all others; `log_thread` is what became of the thread that writes the log.
-    /// Called with no thread running but that one.
+    /// Called with no thread running but that one and those of the tiers.
     pub fn enter(&self, log_thread: Result<Enforced, Lack>) -> Outcome {
         let landlock = landlock::restrict(&self.places, self.keeps_abstract_sockets)
             .and_then(|enforced| log_thread.map(|_| enforced));

@@ -8,11 +8,12 @@
 //!   ALWAYS ─────────────────┐
 //!   METRICS        if on ───┼──> rules ──> filter: allow, else EPERM ──┐ the stricter
 //!   EVENT_FILES    if on ───┤              filter: clone3 = ENOSYS ────┴ answer counts
-//!   SERVICE_MANAGER if on ──┘
+//!   SERVICE_MANAGER if on ──┤
+//!   TIERS          if on ───┘
 //! ```
 //!
 //! Calls that take a path are landlock's to judge. Nothing in the tables starts a program, makes memory executable, looks
-//! into another process, sends a signal to one, or makes a socket that leaves the host.
+//! into another process, sends a signal to one, or, without tiers, makes a socket that leaves the host.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -183,11 +184,70 @@ const EVENT_FILES_HERE: Table = &[];
 /// A socket for each message.
 const SERVICE_MANAGER: Table = &[(libc::SYS_socket, UNIX)];
 
+/// Files of objects, and connections to stores with the look-up of their names. After the others: what it allows of a call
+/// that they know too is more.
+const TIERS: Table = &[
+    (libc::SYS_pwrite64, Only::Any),
+    (libc::SYS_preadv, Only::Any),
+    (libc::SYS_pwritev, Only::Any),
+    (libc::SYS_preadv2, Only::Any),
+    (libc::SYS_pwritev2, Only::Any),
+    (libc::SYS_fsync, Only::Any),
+    (libc::SYS_fdatasync, Only::Any),
+    (libc::SYS_sync_file_range, Only::Any),
+    (libc::SYS_fadvise64, Only::Any),
+    (libc::SYS_mkdirat, Only::Any),
+    (libc::SYS_renameat, Only::Any),
+    (libc::SYS_renameat2, Only::Any),
+    (libc::SYS_readlinkat, Only::Any),
+    (libc::SYS_faccessat, Only::Any),
+    (libc::SYS_faccessat2, Only::Any),
+    (libc::SYS_utimensat, Only::Any),
+    (libc::SYS_statfs, Only::Any),
+    (libc::SYS_fstatfs, Only::Any),
+    (
+        libc::SYS_socket,
+        Only::OneOf(
+            0,
+            &[
+                libc::AF_UNIX as u64,
+                libc::AF_INET as u64,
+                libc::AF_INET6 as u64,
+                // The C library asks which addresses this host has.
+                libc::AF_NETLINK as u64,
+            ],
+        ),
+    ),
+    (libc::SYS_socketpair, UNIX),
+    (libc::SYS_bind, Only::Any),
+    (libc::SYS_connect, Only::Any),
+    (libc::SYS_sendmmsg, Only::Any),
+    (libc::SYS_recvmmsg, Only::Any),
+    // And how many bytes of an answer are there.
+    (
+        libc::SYS_ioctl,
+        Only::OneOf(
+            1,
+            &[libc::FIONBIO, libc::FIOCLEX, libc::TCGETS, libc::FIONREAD],
+        ),
+    ),
+];
+#[cfg(target_arch = "x86_64")]
+const TIERS_HERE: Table = &[
+    (libc::SYS_mkdir, Only::Any),
+    (libc::SYS_rename, Only::Any),
+    (libc::SYS_access, Only::Any),
+    (libc::SYS_readlink, Only::Any),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const TIERS_HERE: Table = &[];
+
 fn tables_of(feature: Feature) -> &'static [Table] {
     match feature {
         Feature::Metrics => &[METRICS],
         Feature::EventFiles => &[EVENT_FILES, EVENT_FILES_HERE],
         Feature::ServiceManager => &[SERVICE_MANAGER],
+        Feature::Tiers => &[TIERS, TIERS_HERE],
     }
 }
 

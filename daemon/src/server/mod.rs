@@ -11,6 +11,7 @@
 //!                            is to hear (reports.rs); at most every second: orphans
 //!         --> eventfd -----> a scrape wants a snapshot                         snapshots.rs
 //!         --> eventfd -----> workers are done with payload bytes               ../workers/
+//!         --> eventfd -----> tiers are done with objects                       ../tiers/
 //!         --> signals -----> stop, reload                                      ../signal.rs
 //!   then, while the store has work: one slice of it, and the replies of requests that it finished
 //! ```
@@ -59,6 +60,7 @@ use crate::request::{LoopRequest, refused, resumed};
 use crate::signal::{Signals, Wish};
 use crate::store::{Nanos, Refusal, Resumed, Store};
 use crate::telemetry::Telemetry;
+use crate::tiers::Tiers;
 use crate::workers::Workers;
 use crate::{logging, systemd};
 use alive::AliveMark;
@@ -73,8 +75,10 @@ const SECOND_NS: Nanos = 1_000_000_000;
 const ACCEPTS_PER_TURN: usize = 16;
 /// Most packets of one client in one turn, so that one does not hold the others up.
 const FRAMES_PER_TURN: usize = 16;
-/// Most ends of jobs in one turn: about half of a slice of the store's work.
+/// Most ends of jobs in one turn, and of objects in the tiers: about half of a slice of the store's work.
 const JOB_ENDS_PER_TURN: usize = 256;
+/// How long the tiers may take at the end for what is still to be stored.
+const TIERS_WITHIN: Duration = Duration::from_millis(1500);
 /// How long one look at orphans may take before the rest waits for another.
 const ORPHAN_LOOK_NS: Nanos = 1_000_000;
 /// How many times as long as a look took the next one is put off: looking takes a hundredth of the loop's time.
@@ -91,6 +95,7 @@ mod token {
     pub const TICK: u64 = 2;
     pub const QUESTIONS: u64 = 3;
     pub const WORKERS: u64 = 4;
+    pub const TIERS: u64 = 5;
     pub const FIRST_CLIENT: u64 = 2;
 
     pub fn socket(client: u64) -> u64 {
@@ -130,12 +135,23 @@ pub struct Parts {
     pub questions: Questions,
     /// The threads that touch payload bytes.
     pub workers: Workers,
+    /// The tiers behind L1, if there are any.
+    pub tiers: Option<Tiers>,
     /// The listening socket.
     pub socket: OwnedFd,
     /// Where events go; none while telemetry is off.
     pub telemetry: Option<Telemetry>,
     /// What operators are told of the start.
     pub start: StartFacts,
+}
+
+/// Whether anybody may still touch the payload after the loop's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadUse {
+    /// Nobody.
+    Over,
+    /// A thread of a tier that hangs in the kernel.
+    GoesOn,
 }
 
 /// The loop and all that it owns.
@@ -184,6 +200,12 @@ impl Server {
         ] {
             epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         }
+        if let Some(tiers) = &parts.tiers {
+            epoll.add(
+                tiers.as_fd(),
+                EpollEvent::new(EpollFlags::EPOLLIN, token::TIERS),
+            )?;
+        }
         let now = monotonic_ns();
         Ok(Server {
             epoll,
@@ -200,6 +222,7 @@ impl Server {
                 parts.access,
                 parts.handout,
                 parts.telemetry,
+                parts.tiers,
             ),
             config: parts.config,
             start: parts.start,
@@ -216,7 +239,7 @@ impl Server {
     }
 
     /// Serves until a signal says to stop, and ends what it owns.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<PayloadUse> {
         self.shared.store.tick(monotonic_ns());
         // Release: a client that sees the state sees the header it describes.
         self.header
@@ -242,8 +265,7 @@ impl Server {
             for event in &events[..count] {
                 if let Some(signal) = self.handle(event.data(), event.events())? {
                     log::info!("Stopping on {signal}.");
-                    self.stop();
-                    return Ok(());
+                    return Ok(self.stop());
                 }
             }
             if self.shared.store.has_work() {
@@ -252,6 +274,7 @@ impl Server {
             for job in self.shared.store.take_jobs() {
                 self.workers.submit(job);
             }
+            self.shared.hand_tier_work_over();
             self.shared.hand_events_over();
             if count > 0 && spin_ns > 0 {
                 spin_until = monotonic_ns() + spin_ns;
@@ -266,6 +289,7 @@ impl Server {
             token::TICK => self.tick()?,
             token::QUESTIONS => self.answer_questions(),
             token::WORKERS => self.end_jobs(),
+            token::TIERS => self.shared.end_tier_work(JOB_ENDS_PER_TURN),
             token::SIGNALS => {
                 while let Some(wish) = self.signals.next() {
                     match wish {
@@ -608,7 +632,7 @@ impl Server {
     }
 
     /// Ends what the loop owns, in the order in which clients may notice.
-    fn stop(mut self) {
+    fn stop(mut self) -> PayloadUse {
         systemd::stopping();
         self.questions.set_serving(false);
         // Relaxed: the stores below carry the order.
@@ -633,6 +657,13 @@ impl Server {
             telemetry.shutdown(TELEMETRY_WITHIN);
         }
         log::info!("{} sessions are told, the counters are folded.", told);
+        self.shared.store.store_the_rest();
+        self.shared.hand_tier_work_over();
+        let tiers = self.shared.tiers.take();
+        match tiers.is_none_or(|tiers| tiers.shutdown(TIERS_WITHIN)) {
+            true => PayloadUse::Over,
+            false => PayloadUse::GoesOn,
+        }
     }
 }
 

@@ -53,6 +53,8 @@ fn timed(request: &Request) -> Option<TimedRequest> {
         Request::List(_) => TimedRequest::List,
         Request::State { .. } => TimedRequest::State,
         Request::Reload => TimedRequest::Reload,
+        Request::Prefetch(_) => TimedRequest::Prefetch,
+        Request::PrefetchEnd { .. } => TimedRequest::PrefetchEnd,
         Request::Bye => return None,
     })
 }

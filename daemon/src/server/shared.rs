@@ -16,8 +16,10 @@ use crate::histogram::{DEATH_BOUNDS_NS, Histogram};
 use crate::metrics::{RequestDurations, TimedRequest};
 use crate::request::hello::PoolFacts;
 use crate::store::events::{Note, NoteOp};
+use crate::store::l2::TierWork;
 use crate::store::{Nanos, Store};
 use crate::telemetry::{Event, EventType, PairId, Telemetry, Value};
+use crate::tiers::Tiers;
 
 /// The descriptors that sessions get copies of.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Shared {
     pub buffer: FrameBuffer,
     /// Where events go; none while telemetry is off.
     pub telemetry: Option<Telemetry>,
+    /// The tiers behind L1, if there are any.
+    pub tiers: Option<Tiers>,
     /// Frames refused because their form was wrong.
     pub rejected_frames: u64,
     /// How long requests took.
@@ -67,6 +71,7 @@ impl Shared {
         access: AccessRules,
         handout: Handout,
         telemetry: Option<Telemetry>,
+        tiers: Option<Tiers>,
     ) -> Shared {
         Shared {
             store,
@@ -76,6 +81,7 @@ impl Shared {
             handout,
             buffer: FrameBuffer::new(),
             telemetry,
+            tiers,
             rejected_frames: 0,
             request_durations: RequestDurations::default(),
             owner_death: Histogram::new(DEATH_BOUNDS_NS),
@@ -90,6 +96,35 @@ impl Shared {
         };
         for note in self.store.take_events() {
             telemetry.push(PairId(note.pair), event_of(note));
+        }
+    }
+
+    /// Gives the tiers what the store wants of them, which never waits.
+    pub fn hand_tier_work_over(&mut self) {
+        let Some(tiers) = &mut self.tiers else {
+            return;
+        };
+        for work in self.store.take_tier_work() {
+            match work {
+                TierWork::Store(task) => tiers.submit_store(task),
+                TierWork::Lookup(task) => tiers.submit_lookup(task),
+                TierWork::Load(task) => tiers.submit_load(task),
+                TierWork::Remove(keys) => tiers.submit_remove(keys),
+            }
+        }
+        if let Some(bytes) = self.store.take_wanted_room() {
+            let given_up = tiers.cancel_stores(bytes);
+            self.store.stores_gave_way(given_up, monotonic_ns());
+        }
+    }
+
+    /// Brings the store what the tiers have done.
+    pub fn end_tier_work(&mut self, most: usize) {
+        let Some(tiers) = &mut self.tiers else {
+            return;
+        };
+        for completion in tiers.completions(most) {
+            self.store.tier_ended(completion, monotonic_ns());
         }
     }
 

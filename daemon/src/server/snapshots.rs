@@ -21,6 +21,7 @@ use super::shared::Shared;
 use crate::logging;
 use crate::metrics::{Snapshot, SnapshotSource, WriteFailures};
 use crate::telemetry::Telemetry;
+use crate::tiers::Tiers;
 
 type Request = SyncSender<Snapshot>;
 
@@ -112,11 +113,13 @@ pub fn snapshot(shared: &mut Shared) -> Snapshot {
         request_durations,
         owner_death,
         telemetry,
+        tiers,
         ..
     } = shared;
     store.fold();
     let stats = *store.stats();
     let gauges = store.gauges();
+    let l2 = store.l2_gauges();
     let failures = stats.write_failures;
     Snapshot {
         read_requests: stats.read_requests,
@@ -169,6 +172,19 @@ pub fn snapshot(shared: &mut Shared) -> Snapshot {
         scrubbed_bytes: stats.scrubbed_bytes,
         scrub_passes: stats.scrub_passes,
         last_scrub_pass_seconds: stats.last_scrub_pass_ns as f64 / 1e9,
+        l2_prefetches: stats.l2_prefetches,
+        l2_prefetched_keys: stats.l2_prefetched_keys,
+        l2_left_out_keys: stats.l2_left_out_keys,
+        l2_evicted_unstored_keys: stats.l2_evicted_unstored_keys,
+        l2_displaced_stores: stats.l2_displaced_stores,
+        l2_skipped_l1_keys: stats.l2_skipped_l1_keys,
+        l2_waiting_objects: l2.waiting_objects,
+        l2_storing_objects: l2.storing_objects,
+        l2_storing_bytes: l2.storing_bytes,
+        l2_loading_bytes: l2.loading_bytes,
+        l2_open_prefetches: l2.prefetches,
+        l2_kept_bytes: l2.kept_bytes,
+        tiers: tiers.as_ref().map_or_else(Vec::new, Tiers::figures),
         rejected_frames: *rejected_frames,
         telemetry_events_dropped: stats.events_dropped
             + telemetry.as_ref().map_or(0, Telemetry::dropped_events),

@@ -72,6 +72,7 @@ fn with_server(play: impl FnOnce(&mut Server, &Path) + Send) {
             signals: Signals::block().unwrap(),
             questions: questions().unwrap().1,
             workers: Workers::start(crate::workers::tests::payload().1, 1).unwrap(),
+            tiers: None,
             socket: place.listen().unwrap(),
             telemetry: None,
             start: StartFacts {

@@ -29,7 +29,7 @@ impl Store {
             let state = self.entries.state(entry);
             let (count, sum) = match state {
                 EntryState::Free => (&mut audit.free_count, None),
-                EntryState::Reserved | EntryState::Committing => {
+                EntryState::Reserved | EntryState::Committing | EntryState::Loading => {
                     (&mut audit.reserved_count, Some(&mut audit.reserved_bytes))
                 }
                 EntryState::Committed => (&mut audit.object_count, Some(&mut audit.object_bytes)),
@@ -49,7 +49,10 @@ impl Store {
             }
             if matches!(
                 state,
-                EntryState::Reserved | EntryState::Committing | EntryState::Committed
+                EntryState::Reserved
+                    | EntryState::Committing
+                    | EntryState::Loading
+                    | EntryState::Committed
             ) {
                 linked += 1;
                 let found = self
@@ -117,6 +120,7 @@ impl Store {
                 ));
             }
         }
+        faults.extend(self.audit_l2());
         audit.verdict = faults.join("; ");
         audit
     }
@@ -192,12 +196,13 @@ impl Store {
                 .filter(|commit| !self.session_slots.contains_key(&commit.session))
                 .map(|commit| commit.bytes)
                 .sum::<u64>();
-        if audit.reserved_bytes + audit.quarantined_bytes != self.reserved_bytes
+        let loading = self.l2.loading_bytes();
+        if audit.reserved_bytes + audit.quarantined_bytes != self.reserved_bytes + loading
             || charged != self.reserved_bytes
             || audit.quarantined_bytes != self.quarantined_bytes
         {
             faults.push(format!(
-                "reserved bytes are {} and quarantined {}, booked {} and {}, charged {charged}",
+                "reserved bytes are {} and quarantined {}, booked {} and {}, charged {charged}, and {loading} are being loaded",
                 audit.reserved_bytes,
                 audit.quarantined_bytes,
                 self.reserved_bytes,

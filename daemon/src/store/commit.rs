@@ -148,16 +148,8 @@ impl Store {
                 answers[item.at] = committed(Status::System, 0);
                 continue;
             }
-            self.index.set_sum(item.entry, item.sum);
-            let generation = self.index.publish(item.entry);
-            self.guard_fresh(item.entry, generation);
-            self.entries.commit(item.entry, now / SECOND);
-            let of = self.quota_keyspace(item.entry);
-            self.policy.insert(&mut self.entries, item.entry, of);
-            if let Some(key) = self.key_of(item.entry) {
-                let hash = self.index.hash(&key);
-                self.ages.committed(item.entry, hash, now);
-            }
+            let generation = self.publish_object(item.entry, item.sum, now);
+            self.store_behind(item.entry, generation);
             answers[item.at] = committed(Status::Ok, generation);
             stored += 1;
         }
@@ -184,6 +176,28 @@ impl Store {
             self.put_reservation_back(commit.session, commit.op_id, reservation, now);
         }
         answers
+    }
+
+    /// Makes an entry's bytes readable; its sequence number.
+    pub(super) fn publish_object(
+        &mut self,
+        entry: EntryNumber,
+        sum: Option<Sum>,
+        now: Nanos,
+    ) -> u64 {
+        self.index.set_sum(entry, sum);
+        let generation = self.index.publish(entry);
+        if sum.is_none() {
+            self.guard_fresh(entry, generation);
+        }
+        self.entries.commit(entry, now / SECOND);
+        let of = self.quota_keyspace(entry);
+        self.policy.insert(&mut self.entries, entry, of);
+        if let Some(key) = self.key_of(entry) {
+            let hash = self.index.hash(&key);
+            self.ages.committed(entry, hash, now);
+        }
+        generation
     }
 
     /// The reservation that a commit is of: its session has it, or it was left behind with the newest commit of it.
@@ -277,8 +291,8 @@ impl Store {
         }
     }
 
-    /// Gives an entry back whose bytes could not be copied.
-    fn free_uncopied(&mut self, entry: EntryNumber) {
+    /// Gives an entry back whose bytes could not be copied, or loaded.
+    pub(super) fn free_uncopied(&mut self, entry: EntryNumber) {
         if let Some(key) = self.key_of(entry) {
             self.index.unlink(entry, self.index.hash(&key));
         }

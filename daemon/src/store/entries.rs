@@ -14,7 +14,9 @@
 //!        +--------------------------------- no slot names it ------------------+
 //! ```
 //!
-//! Nothing but the end of its work takes an entry out of Committing: it has no owner who could.
+//! Nothing but the end of its work takes an entry out of Committing: it has no owner who could. So it is with Loading, a
+//! reservation of the daemon itself that a tier fills: Free --prefetch--> Loading --loaded--> Committed, or Free again when
+//! no tier gave it.
 //!
 //! With `--zero-on-reuse` an extent that is given back is zeroed before anybody gets it: every arrow to Free, or from Zombie
 //! to Revoked, goes by way of Dirty, where the entry keeps its number and its extent until a worker has done so.
@@ -45,6 +47,8 @@ pub enum EntryState {
     Dirty = 6,
     /// Its COMMIT was taken up and waits for workers; linked in the index, not readable, owned by nobody.
     Committing = 7,
+    /// Holds an extent that a tier fills; linked in the index, not readable, owned by nobody.
+    Loading = 8,
 }
 
 const STATE_SHIFT: u32 = 28;
@@ -72,7 +76,7 @@ impl Linked for Aux {
 pub struct EntryTable {
     aux: Vec<Aux>,
     free_head: u32,
-    counts: [u32; 8],
+    counts: [u32; 9],
 }
 
 impl EntryTable {
@@ -91,7 +95,7 @@ impl EntryTable {
         EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
-            counts: [entry_count, 0, 0, 0, 0, 0, 0, 0],
+            counts: [entry_count, 0, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -125,7 +129,8 @@ impl EntryTable {
             4 => EntryState::Quarantine,
             5 => EntryState::Revoked,
             6 => EntryState::Dirty,
-            _ => EntryState::Committing,
+            7 => EntryState::Committing,
+            _ => EntryState::Loading,
         }
     }
 

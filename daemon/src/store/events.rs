@@ -11,12 +11,14 @@ use super::slice::Effort;
 use super::{Nanos, SECOND, Store};
 use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
 use hostkv_shm_protocol::lease::events::{EVENT_RECORDS, EventOp, EventPhase, Taken, TakenEvent};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Reads a second whose lines are written, for each session.
 const LINES_PER_SECOND: u32 = 100;
 /// Reports of changed objects a second that are listened to, for each session; the scrubber finds the others.
 const REPORTS_PER_SECOND: u32 = 64;
+/// Prefetches of a session that the lines of its reads know of.
+const PREFETCHES_KNOWN: usize = 64;
 /// STARTs without their END that a session may have; an honest one is bounded by its ring.
 const MAX_OPEN: usize = 16 * EVENT_RECORDS as usize;
 
@@ -81,6 +83,31 @@ pub struct SessionEvents {
     reports_left: u32,
     lines_left_out: u64,
     dropped: u64,
+    /// Request ids of the last prefetches, the newest last, with the keys that each got out of the tiers.
+    prefetched: VecDeque<(String, u32)>,
+}
+
+impl SessionEvents {
+    /// Notes what a prefetch got, for the line of the read that follows it.
+    pub(super) fn note_prefetched(&mut self, request_id: String, loaded_count: u32) {
+        if loaded_count == 0 {
+            return;
+        }
+        if self.prefetched.len() >= PREFETCHES_KNOWN {
+            self.prefetched.pop_front();
+        }
+        self.prefetched.push_back((request_id, loaded_count));
+    }
+
+    /// Keys that a prefetch of this request id got out of the tiers.
+    fn loaded_for(&self, request_id: &str) -> u32 {
+        let of_it = self
+            .prefetched
+            .iter()
+            .rev()
+            .find(|(id, _)| id == request_id);
+        of_it.map_or(0, |(_, loaded_count)| *loaded_count)
+    }
 }
 
 impl Default for SessionEvents {
@@ -93,6 +120,7 @@ impl Default for SessionEvents {
             reports_left: REPORTS_PER_SECOND,
             lines_left_out: 0,
             dropped: 0,
+            prefetched: VecDeque::new(),
         }
     }
 }
@@ -266,6 +294,7 @@ impl Store {
                 }
                 ledger.events.requests_left -= 1;
                 let (hits, asked) = (event.value0, event.value1);
+                let loaded = ledger.events.loaded_for(&event.request_id).min(hits);
                 log::debug!(
                     "Prefetch request submitted: {asked} total keys, {hits} L1 prefix hits, {} remaining for L2",
                     asked.saturating_sub(hits)
@@ -273,7 +302,8 @@ impl Store {
                 let timing = match hits {
                     0 => String::new(),
                     _ => format!(
-                        " ({hits} L1, 0 L2) in {:.1} ms (session={})",
+                        " ({} L1, {loaded} L2) in {:.1} ms (session={})",
+                        hits - loaded,
                         seconds(event.start_ns, event.mono_ns) * 1e3,
                         session_id(ledger.id, &event.request_id)
                     ),

@@ -43,6 +43,8 @@ pub(super) struct Want {
     pub(super) entries: u32,
     /// Whose objects may go; everybody's if none is named.
     pub(super) of: Option<KeyspaceId>,
+    /// Whether nobody waits for the space, so that what no tier holds yet may be stored first.
+    pub(super) has_time: bool,
 }
 
 /// Result of picking victims.
@@ -51,6 +53,9 @@ pub(super) struct Picked {
     pub(super) bytes: u64,
     pub(super) entries: u32,
     pub(super) looked_at: u32,
+    /// Of those, the ones that stay until a tier has read them: as good as freed.
+    leaving_bytes: u64,
+    leaving_entries: u32,
 }
 
 impl Store {
@@ -58,6 +63,7 @@ impl Store {
     pub fn has_work(&self) -> bool {
         self.scan.is_some()
             || self.wants_scan
+            || self.l2.has_answers()
             || self.may_serve_parked()
             || self.has_background_work()
     }
@@ -72,7 +78,7 @@ impl Store {
 
     /// Whether something can be done for a parked reserve now.
     fn may_serve_parked(&self) -> bool {
-        !self.parked.is_empty() && !self.is_waiting_for_zeros
+        !self.parked.is_empty() && !self.is_waiting_for_zeros && !self.is_waiting_for_stores()
     }
 
     /// Whether it is a parked reserve's turn.
@@ -87,7 +93,7 @@ impl Store {
     /// One bounded piece of work; the parked requests that it finished.
     pub fn slice(&mut self, now: Nanos) -> Vec<Resumed> {
         let mut effort = Effort::new(self.config.slice_ns);
-        let mut done = Vec::new();
+        let mut done = self.l2.take_answers();
         while !effort.is_spent() {
             if self.scan.is_some() {
                 if !self.advance_scan(&mut effort) {
@@ -123,6 +129,9 @@ impl Store {
         let mut usage = self.usage();
         usage.used_bytes -= self.jobs.zeroing_bytes;
         usage.used_entries -= self.entries.count(EntryState::Dirty);
+        // So is what tiers read last.
+        usage.used_bytes -= self.l2.leaving_bytes();
+        usage.used_entries -= self.l2.leaving_count();
         self.watermark.goal(&usage)
     }
 
@@ -163,9 +172,13 @@ impl Store {
             bytes: pass.goal.bytes,
             entries: pass.goal.entries,
             of: None,
+            has_time: true,
         };
         let picked = self.pick_victims(want, now, effort);
         pass.looked_at += picked.looked_at;
+        pass.goal
+            .freed(picked.leaving_bytes, picked.leaving_entries);
+        pass.has_freed |= picked.leaving_entries > 0;
         if picked.entries > 0 {
             self.start_scan(now);
             self.pass = Some(pass);
@@ -215,8 +228,12 @@ impl Store {
             && (picked.entries < LEAST_BATCH_ENTRIES || !effort.is_spent())
         {
             let (marks, ttl) = (&self.marks, self.config.read_ttl_ns);
-            let is_pinned =
-                |entry: EntryNumber| marks.contains(entry) && !marks.is_expired(entry, ttl, now);
+            let l2 = &self.l2;
+            let is_pinned = |entry: EntryNumber| {
+                marks.contains(entry) && !marks.is_expired(entry, ttl, now)
+                    || l2.is_kept(entry)
+                    || !want.has_time && l2.is_read(entry)
+            };
             let victim = self
                 .policy
                 .victim(&mut self.entries, want.of, &is_pinned, &mut steps);
@@ -225,7 +242,12 @@ impl Store {
             };
             effort.spend(Effort::VICTIM);
             let bytes = self.extent_bytes(entry);
+            self.store_evicted(entry, want.has_time);
             self.unpublish(entry, Leaving::Evicted, now);
+            if self.credit_leaving(entry) {
+                picked.leaving_bytes += bytes;
+                picked.leaving_entries += 1;
+            }
             self.stats.l1_evicted_keys += 1;
             self.stats.quota_evicted_keys += u64::from(want.of.is_some());
             self.stats.evicted_bytes += bytes;

@@ -14,7 +14,7 @@ pub struct Gauges {
     pub capacity_bytes: u64,
     /// Payload bytes that are not free.
     pub used_bytes: u64,
-    /// Bytes of reservations, quarantined ones left out.
+    /// Bytes of reservations, quarantined ones left out and those of the daemon itself, for loads, included.
     pub reserved_bytes: u64,
     /// Entries of reservations, quarantined ones left out.
     pub reserved_objects: u64,
@@ -82,9 +82,10 @@ impl Store {
         Gauges {
             capacity_bytes: self.config.payload_len,
             used_bytes: self.units_to_bytes(self.allocator.used_units()),
-            reserved_bytes: self.reserved_bytes - self.quarantined_bytes,
+            reserved_bytes: self.reserved_bytes - self.quarantined_bytes + self.l2.loading_bytes(),
             reserved_objects: u64::from(self.entries.count(EntryState::Reserved))
-                + u64::from(self.entries.count(EntryState::Committing)),
+                + u64::from(self.entries.count(EntryState::Committing))
+                + u64::from(self.entries.count(EntryState::Loading)),
             quarantined_bytes: self.quarantined_bytes,
             quarantined_objects: u64::from(self.entries.count(EntryState::Quarantine)),
             orphaned_bytes,
@@ -107,6 +108,7 @@ impl Store {
             + self.policy.memory_bytes()
             + self.marks.memory_bytes()
             + self.ages.memory_bytes()
+            + self.l2.memory_bytes()
     }
 
     /// Counters and the gauges of the last scan; call [`Store::fold`] first for today's values.
@@ -152,6 +154,7 @@ impl Store {
     fn each_second(&mut self, now: Nanos) {
         // Also when nobody asks: a fold must come before a session's counts have gone round.
         self.fold();
+        self.cut_late_runs(now);
         if !self.session_slots.is_empty() || !self.zombies.is_empty() || self.stats.pin_gate_shut {
             self.wants_scan = true;
         } else {

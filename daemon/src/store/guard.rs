@@ -131,7 +131,8 @@ impl Store {
         self.guard.refilled_at = now;
     }
 
-    fn is_object(&self, (entry, seq): Watched) -> bool {
+    /// Whether this is still the object that it was.
+    pub(super) fn is_object(&self, (entry, seq): Watched) -> bool {
         self.entries.state(entry) == EntryState::Committed && self.index.seq(entry) == seq
     }
 

@@ -5,6 +5,7 @@
 
 use super::Nanos;
 use super::events::{Open, SessionEvents};
+use super::l2::RunId;
 use super::staging::Staging;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, OpId, SessionId};
 use hostkv_shm_protocol::lease::counters::{Counter, Counters, split_read_keys};
@@ -76,6 +77,10 @@ pub struct Ledger {
     pub reserved_bytes: u64,
     /// Its reservations.
     pub reservations: HashMap<OpId, Reservation>,
+    /// Its open prefetches.
+    pub(super) prefetches: HashMap<OpId, RunId>,
+    /// Bytes that they keep in L1 or have asked for.
+    pub kept_bytes: u64,
     /// Keyspaces that it has open.
     pub keyspaces: HashSet<KeyspaceId>,
     /// When it was opened.
@@ -160,6 +165,8 @@ impl Ledger {
             is_orphaned: false,
             reserved_bytes: 0,
             reservations: HashMap::new(),
+            prefetches: HashMap::new(),
+            kept_bytes: 0,
             keyspaces: HashSet::new(),
             opened_at: now,
             reads: Growth::default(),

@@ -7,7 +7,9 @@
 //!   request/*  --> reserve ----> entries, allocator, index.link        (parked when it must evict)
 //!              --> commit  ----> index.publish, policy.insert      (parked when its bytes must be summed)
 //!              --> remove  ----> index.unpublish ---> zombies ---scan---> freed, or kept while pinned
+//!              --> prefetch ---> kept in L1            (parked when tiers must be asked)
 //!   loop       --> take_jobs, job_ended ----> what the workers do to payload bytes
+//!              --> take_tier_work, tier_ended ----> what the tiers store and load
 //!              --> slice   ----> scan, parked reserves, sweeps, eviction passes: bounded pieces of work
 //!              --> tick    ----> recency, times to live, gauges, gate
 //! ```
@@ -17,7 +19,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `guard`, `staging`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -31,6 +33,7 @@ pub mod eviction;
 mod figures;
 mod guard;
 mod jobs;
+pub mod l2;
 pub mod ledger;
 mod links;
 mod list;
@@ -79,6 +82,7 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::view::View;
 use jobs::JobBook;
+use l2::{L2, L2Config};
 use ledger::Ledger;
 use names::Names;
 use parked::Progress;
@@ -143,6 +147,8 @@ pub struct StoreConfig {
     pub integrity: Integrity,
     /// What scrubber and first sums may read; 0 = nothing.
     pub scrub_bytes_per_second: u64,
+    /// The tiers behind L1.
+    pub l2: L2Config,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -179,6 +185,7 @@ pub struct Store {
     pass_is_blocked: bool,
     parked: VecDeque<Progress>,
     guard: Guard,
+    l2: L2,
     /// Commits that wait for a worker.
     commits: Commits,
     /// Whether the last choice between a parked reserve and the rest of the work fell on the reserve.
@@ -221,6 +228,7 @@ impl Store {
                 trigger: config.watermark,
                 ratio: config.ratio,
             },
+            l2: L2::new(config.l2, entry_count),
             config,
             header,
             index,
@@ -379,7 +387,8 @@ impl Store {
             | EntryState::Committed
             | EntryState::Zombie
             | EntryState::Revoked
-            | EntryState::Dirty => return 0,
+            | EntryState::Dirty
+            | EntryState::Loading => return 0,
         }
         // A late commit of the same writer names the old sequence number and is refused.
         self.index.revoke(entry);

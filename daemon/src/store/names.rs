@@ -9,6 +9,7 @@
 //! found, and the store removes them in slices.
 
 use super::Refusal;
+use crate::tiers::TierSpace;
 use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::request::{Resolve, resolve_flags};
@@ -30,6 +31,8 @@ struct Keyspace {
     used_bytes: u64,
     /// Sessions that have it open.
     session_count: u32,
+    /// What the names of its objects in the tiers have in common, once it was asked for.
+    tier_space: Option<TierSpace>,
 }
 
 /// What a resolve gives.
@@ -151,6 +154,7 @@ impl Names {
                 entry_count: 0,
                 used_bytes: 0,
                 session_count: 1,
+                tier_space: None,
             },
         );
         if let Some(old) = replaced {
@@ -216,6 +220,21 @@ impl Names {
     pub fn name(&self, id: KeyspaceId) -> Option<(&str, &str)> {
         let (model_name, cache_salt) = self.by_id.get(&id)?.name.as_ref()?;
         Some((model_name, cache_salt))
+    }
+
+    /// What the names of the keyspace's objects in the tiers have in common; none when another layout took its name.
+    pub fn tier_space(&mut self, id: KeyspaceId) -> Option<TierSpace> {
+        let keyspace = self.by_id.get_mut(&id)?;
+        let (model_name, cache_salt) = keyspace.name.as_ref()?;
+        let space = keyspace.tier_space.get_or_insert_with(|| {
+            TierSpace::new(
+                model_name,
+                cache_salt,
+                keyspace.layout_fingerprint,
+                keyspace.tokens_per_key,
+            )
+        });
+        Some(*space)
     }
 
     /// Number of keyspaces that have a name.

@@ -1,14 +1,16 @@
 //! Requests that go on over several turns of the loop.
 //!
 //! A reserve that must evict is parked and continued slice by slice, the oldest first; so is a clear, which sweeps
-//! the whole index, and a commit whose bytes a worker must sum first. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
+//! the whole index, and a commit whose bytes a worker must sum first. The daemon itself reserves in the same way, for what
+//! it loads out of a tier; such a reserve lets those of sessions pass. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
 
 use super::Nanos;
 use super::events::Open;
-use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
+use super::l2::LoadOf;
+use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, OpId, SessionId};
 use hostkv_shm_protocol::status::{Reason, Status};
-use hostkv_shm_protocol::wire::reply::{CommittedItem, ReservedItem};
-use hostkv_shm_protocol::wire::request::Reserve;
+use hostkv_shm_protocol::wire::reply::{CommittedItem, Prefetched, ReservedItem};
+use hostkv_shm_protocol::wire::request::{Reserve, ReserveItem};
 
 /// Names a parked request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +45,8 @@ pub enum ResumedAnswer {
     Committed(Vec<CommittedItem>),
     /// Of a clear: keys cleared.
     Cleared(u64),
+    /// Of a prefetch.
+    Prefetched(Prefetched),
 }
 
 /// A reserve on its way.
@@ -72,8 +76,60 @@ pub struct Progress {
     pub has_rescanned: bool,
     /// Whether the recency rings were drained for it.
     pub has_drained: bool,
+    /// Whether stores to the tiers were asked to give way to it.
+    pub has_displaced: bool,
+    /// What it is for, when the daemon itself reserves; then it has no session.
+    pub(super) load: Option<LoadOf>,
     /// The owed END of its store event.
     pub(super) event: Option<Open>,
+}
+
+impl Progress {
+    /// A reserve that has just arrived.
+    pub(super) fn new(
+        session: SessionId,
+        request: Reserve,
+        requested_bytes: u64,
+        started: Nanos,
+    ) -> Progress {
+        Progress {
+            ticket: Ticket(0),
+            session,
+            answers: Vec::with_capacity(request.items.len()),
+            request,
+            ended: None,
+            started,
+            requested_bytes,
+            evicted_bytes: 0,
+            evicted_entries: 0,
+            looked_at: 0,
+            has_rescanned: false,
+            has_drained: false,
+            has_displaced: false,
+            load: None,
+            event: None,
+        }
+    }
+
+    /// A reserve of the daemon itself, whose answer nobody gets.
+    pub(super) fn of_load(
+        load: LoadOf,
+        items: Vec<ReserveItem>,
+        requested_bytes: u64,
+        started: Nanos,
+    ) -> Progress {
+        let request = Reserve {
+            op_id: OpId(0),
+            request_id: String::new(),
+            device: String::new(),
+            items,
+        };
+        Progress {
+            load: Some(load),
+            // No session has this number.
+            ..Progress::new(SessionId(0), request, requested_bytes, started)
+        }
+    }
 }
 
 /// An item without an extent.

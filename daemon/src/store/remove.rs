@@ -38,7 +38,7 @@ impl Sweep {
 }
 
 impl Store {
-    /// Removes keys; true for each that was there.
+    /// Removes keys, from the tiers too; true for each that was there in L1.
     pub fn remove(
         &mut self,
         id: SessionId,
@@ -58,11 +58,13 @@ impl Store {
                 .find(key, hash)
                 .filter(|entry| self.entries.state(*entry) == EntryState::Committed);
             if let Some(entry) = found {
+                self.note_removed(entry);
                 self.unpublish(entry, Leaving::Removed, now);
                 self.stats.removed_keys += 1;
             }
             answers.push(found.is_some());
         }
+        self.remove_from_tiers(keys);
         Ok(answers)
     }
 
@@ -145,6 +147,7 @@ impl Store {
         let of = self.quota_keyspace(entry);
         self.policy.remove(&mut self.entries, entry, of);
         self.ages.left(entry, why, now);
+        self.note_leaving(entry);
         self.index.unpublish(entry);
         if let Some(key) = self.key_of(entry) {
             self.index.unlink(entry, self.index.hash(&key));

@@ -7,7 +7,7 @@
 //!               parked --> (slice) make room --> advance ... --> Resumed
 //! ```
 
-use super::entries::EntryState;
+use super::entries::{EntryState, MAX_OWNERS};
 use super::ledger::Reservation;
 use super::parked::{Lack, Outcome, Progress, Ticket, refused};
 use super::slice::Effort;
@@ -34,21 +34,7 @@ impl Store {
             .iter()
             .map(|item| u64::from(item.len_bytes).next_multiple_of(self.align()))
             .sum();
-        let mut progress = Progress {
-            ticket: Ticket(0),
-            session: id,
-            answers: Vec::with_capacity(request.items.len()),
-            request,
-            ended: None,
-            started: now,
-            requested_bytes,
-            evicted_bytes: 0,
-            evicted_entries: 0,
-            looked_at: 0,
-            has_rescanned: false,
-            has_drained: false,
-            event: None,
-        };
+        let mut progress = Progress::new(id, request, requested_bytes, now);
         self.note_reserve(&mut progress);
         // A request never waits in line for nothing: what fits is granted, also past parked ones.
         match self.advance(&mut progress, None) {
@@ -57,7 +43,10 @@ impl Store {
                 self.last_ticket += 1;
                 progress.ticket = Ticket(self.last_ticket);
                 let ticket = progress.ticket;
-                self.parked.push_back(progress);
+                // Before what the daemon itself wants room for.
+                let loads = self.parked.iter().position(|p| p.load.is_some());
+                let at = loads.unwrap_or(self.parked.len());
+                self.parked.insert(at, progress);
                 Ok(Outcome::Parked(ticket))
             }
         }
@@ -69,8 +58,11 @@ impl Store {
         progress: &mut Progress,
         mut effort: Option<&mut Effort>,
     ) -> Advance {
-        let Some(slot) = self.session_slots.get(&progress.session).copied() else {
-            return Advance::Done;
+        let slot = self.session_slots.get(&progress.session).copied();
+        let payer = match (&progress.load, slot) {
+            (Some(_), _) => Payer::Daemon,
+            (None, Some(slot)) => Payer::Session(slot),
+            (None, None) => return Advance::Done,
         };
         while let Some(item) = progress.request.items.get(progress.answers.len()).copied() {
             if let Some(effort) = effort.as_deref_mut() {
@@ -79,7 +71,7 @@ impl Store {
                 }
                 effort.spend(Effort::GRANT);
             }
-            match self.reserve_item(slot, progress, &item) {
+            match self.reserve_item(payer, progress, &item) {
                 Ok(answer) => progress.answers.push(answer),
                 Err(lack) => return Advance::Lacks(lack),
             }
@@ -143,7 +135,7 @@ impl Store {
 
     fn reserve_item(
         &mut self,
-        slot: usize,
+        payer: Payer,
         progress: &mut Progress,
         item: &ReserveItem,
     ) -> Result<ReservedItem, Lack> {
@@ -158,7 +150,7 @@ impl Store {
         if let Some((status, reason)) = progress.ended {
             return Ok(refused(status, reason));
         }
-        match self.grant(slot, progress, item, hash) {
+        match self.grant(payer, progress, item, hash) {
             Ok(answer) => Ok(answer),
             Err(Denied::Lacks(lack)) => Err(lack),
             Err(Denied::Ends(status, reason)) => {
@@ -170,7 +162,7 @@ impl Store {
 
     fn grant(
         &mut self,
-        slot: usize,
+        payer: Payer,
         progress: &Progress,
         item: &ReserveItem,
         hash: KeyHash,
@@ -178,17 +170,13 @@ impl Store {
         let bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
         let units = units_for(u64::from(item.len_bytes), self.align())
             .ok_or(Denied::Ends(Status::NoSpace, Reason::NoSpace))?;
-        let held = self.sessions[slot].as_ref().map_or(0, |l| l.reserved_bytes);
-        if held + bytes > self.reserve_quota_bytes() {
-            return Err(Denied::Ends(Status::Quota, Reason::SessionReserved));
-        }
-        if self.reserved_bytes + bytes > self.pool_reserve_quota_bytes() {
-            return Err(Denied::Ends(Status::Quota, Reason::PoolReserved));
+        if let Payer::Session(slot) = payer {
+            self.check_reserve_quotas(slot, bytes)?;
         }
         self.check_keyspace_quota(item.key.keyspace(), bytes)?;
         let entry = self
             .entries
-            .take(slot as u32)
+            .take(payer.owner())
             .ok_or(Denied::Lacks(Lack::Entry))?;
         let Some(offset_units) = self.allocator.allocate(entry.0, units) else {
             self.entries.give_back(entry);
@@ -204,14 +192,21 @@ impl Store {
             self.entries.give_back(entry);
             return Err(Denied::Ends(Status::NoSpace, Reason::BucketFull));
         }
-        let Some(staging_units) = self.stage(slot, entry, units) else {
+        let staging_units = match payer {
+            Payer::Session(slot) => self.stage(slot, entry, units),
+            Payer::Daemon => Some(0),
+        };
+        let Some(staging_units) = staging_units else {
             self.index.unlink(entry, hash);
             self.allocator.free(entry.0);
             self.entries.give_back(entry);
             return Err(Denied::Ends(Status::Quota, Reason::Staging));
         };
         self.names.entry_added(item.key.keyspace(), bytes);
-        self.charge(slot, progress, entry, &item.key, bytes);
+        match payer {
+            Payer::Session(slot) => self.charge(slot, progress, entry, &item.key, bytes),
+            Payer::Daemon => self.charge_load(entry, bytes),
+        }
         Ok(ReservedItem {
             status: Status::Ok,
             reason: Reason::None,
@@ -220,6 +215,18 @@ impl Store {
             staging_units,
             generation: hostkv_shm_protocol::control::entry::next_published(self.index.seq(entry)),
         })
+    }
+
+    /// Whether a session, and all of them, may have so many bytes more reserved.
+    fn check_reserve_quotas(&self, slot: usize, bytes: u64) -> Result<(), Denied> {
+        let held = self.sessions[slot].as_ref().map_or(0, |l| l.reserved_bytes);
+        if held + bytes > self.reserve_quota_bytes() {
+            return Err(Denied::Ends(Status::Quota, Reason::SessionReserved));
+        }
+        if self.reserved_bytes + bytes > self.pool_reserve_quota_bytes() {
+            return Err(Denied::Ends(Status::Quota, Reason::PoolReserved));
+        }
+        Ok(())
     }
 
     /// Whether so many bytes more fit into the keyspace's quota, or would when objects of its own make room.
@@ -320,6 +327,24 @@ pub(super) enum Advance {
     Spent,
     /// The next item lacks something that eviction may bring.
     Lacks(Lack),
+}
+
+/// On whose account an extent goes.
+#[derive(Debug, Clone, Copy)]
+enum Payer {
+    /// That of the session in this slot.
+    Session(usize),
+    /// The daemon's own, for a load.
+    Daemon,
+}
+
+impl Payer {
+    fn owner(self) -> u32 {
+        match self {
+            Payer::Session(slot) => slot as u32,
+            Payer::Daemon => MAX_OWNERS,
+        }
+    }
 }
 
 enum Denied {

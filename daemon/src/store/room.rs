@@ -34,6 +34,7 @@ impl Store {
     ) -> Option<Lack> {
         while let Some(mut progress) = self.parked.pop_front() {
             match self.advance(&mut progress, Some(effort)) {
+                Advance::Done if progress.load.is_some() => self.take_room(progress, now),
                 Advance::Done => {
                     let session = progress.session;
                     let (ticket, answers) = self.finish_reserve(progress, now);
@@ -90,6 +91,30 @@ impl Store {
         now: Nanos,
         effort: &mut Effort,
     ) -> bool {
+        if self.evict_for(progress, lack, now, effort) {
+            return true;
+        }
+        // What the tiers only wait to read is the last that can go.
+        let may_displace = progress.load.is_none() && !progress.has_displaced;
+        if !may_displace || !self.have_stores_give_way(progress.requested_bytes) {
+            return false;
+        }
+        progress.has_displaced = true;
+        progress.has_rescanned = false;
+        progress.looked_at = 0;
+        progress.evicted_bytes = 0;
+        progress.evicted_entries = 0;
+        true
+    }
+
+    /// The same by eviction alone.
+    fn evict_for(
+        &mut self,
+        progress: &mut Progress,
+        lack: Lack,
+        now: Nanos,
+        effort: &mut Effort,
+    ) -> bool {
         if self.wants_scan {
             self.start_scan(now);
             return true;
@@ -132,7 +157,7 @@ impl Store {
         let want = Want {
             bytes: want.bytes.min(bytes_left),
             entries: want.entries.min(entries_left),
-            of: want.of,
+            ..want
         };
         let picked = self.pick_victims(want, now, effort);
         progress.evicted_bytes += picked.bytes;
@@ -164,9 +189,12 @@ impl Store {
             Lack::Quota(keyspace, _) => (Some(keyspace), self.keyspace_quota_bytes()),
             Lack::Bytes(_) | Lack::Entry => (None, u64::MAX),
         };
-        let allowance = session_allowance
-            .min(pool_allowance)
-            .min(keyspace_allowance);
+        let allowance = match progress.load {
+            Some(_) => keyspace_allowance,
+            None => session_allowance
+                .min(pool_allowance)
+                .min(keyspace_allowance),
+        };
         let (mut bytes, mut entries) = (0, 0);
         for item in &progress.request.items[progress.answers.len()..] {
             effort.spend(Effort::FIND);
@@ -191,6 +219,7 @@ impl Store {
                 bytes: 0,
                 entries: entries.max(1),
                 of,
+                has_time: false,
             },
             Lack::Quota(keyspace, next_item) => {
                 let used = self.names.used_bytes(keyspace);
@@ -199,6 +228,7 @@ impl Store {
                     bytes: beyond.max(next_item),
                     entries: 0,
                     of,
+                    has_time: false,
                 }
             }
             // When enough is free but in pieces, one item's worth.
@@ -208,6 +238,7 @@ impl Store {
                     bytes: bytes.saturating_sub(free).max(next_item),
                     entries: 0,
                     of,
+                    has_time: false,
                 }
             }
         }

@@ -13,7 +13,7 @@ use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::sync::Ordering;
 
 /// Pinned share of the payload above which new pins are refused.
-const GATE_RATIO: f64 = 0.8;
+pub(super) const GATE_RATIO: f64 = 0.8;
 
 /// A scan, and what follows it.
 pub(super) enum ScanStage {
@@ -94,14 +94,17 @@ impl Store {
         }
     }
 
-    /// Frees a zombie that no pin names (step D4), or takes its extent from pins that are all too old or void; false when
+    /// Frees a zombie that no pin names and no tier reads (step D4), or takes its extent from pins that are all too old or void; false when
     /// it stays in the list of what is unpublished.
     fn settle_zombie(&mut self, entry: EntryNumber, scan: &Scan, effort: &mut Effort) -> bool {
+        if self.l2.is_read(entry) {
+            return false;
+        }
         if !self.marks.contains(entry) && !scan.is_void_named(entry) {
             effort.spend(Effort::FREE);
             let bytes = self.extent_bytes(entry);
             self.free_entry(entry);
-            self.credit(bytes);
+            self.credit(entry, bytes);
             return true;
         }
         let ttl = self.config.read_ttl_ns;
@@ -116,7 +119,7 @@ impl Store {
             if !is_void {
                 self.stats.expired_pins += 1;
             }
-            self.credit(bytes);
+            self.credit(entry, bytes);
             if self.zero_first(entry, true) {
                 return true;
             }
@@ -126,7 +129,10 @@ impl Store {
         false
     }
 
-    fn credit(&mut self, bytes: u64) {
+    fn credit(&mut self, entry: EntryNumber, bytes: u64) {
+        if self.take_credit(entry) {
+            return;
+        }
         if let Some(pass) = self.pass.as_mut() {
             pass.goal.freed(bytes, 1);
             pass.has_freed = true;

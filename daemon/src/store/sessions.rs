@@ -96,9 +96,11 @@ impl Store {
         self.session_slots.insert(id, slot);
     }
 
-    /// The session's socket is gone but its process lives: everything stays, charged.
+    /// The session's socket is gone but its process lives: everything stays, charged, but its prefetches.
     pub fn orphan_session(&mut self, id: SessionId, now: Nanos) {
         self.drop_parked(id, now);
+        // What was kept is for a read that was to come, and nothing that the process may be using.
+        self.end_prefetches(id, now);
         if let Some((_, ledger)) = self.session_mut(id) {
             ledger.is_orphaned = true;
         }
@@ -126,6 +128,7 @@ impl Store {
     /// Ends a session: what it reserved is freed, what it pinned is unpinned, its counters are folded.
     pub fn close_session(&mut self, id: SessionId, cause: SessionEnd, now: Nanos) {
         self.drop_parked(id, now);
+        self.end_prefetches(id, now);
         let Some(slot) = self.session_slots.get(&id).copied() else {
             return;
         };

@@ -102,6 +102,18 @@ pub struct Stats {
     pub recency_overflows: u64,
     /// Events that found no place in their session's ring.
     pub events_dropped: u64,
+    /// Committed objects that are never stored in a tier: too large, or too many waited.
+    pub l2_left_out_keys: u64,
+    /// Objects that were evicted and that no tier holds.
+    pub l2_evicted_unstored_keys: u64,
+    /// Stores that gave way to a reserve without space.
+    pub l2_displaced_stores: u64,
+    /// Objects that left L1 because a tier holds them, as the policy wants it.
+    pub l2_skipped_l1_keys: u64,
+    /// Prefetches that are over.
+    pub l2_prefetches: u64,
+    /// Keys of their prefixes.
+    pub l2_prefetched_keys: u64,
     /// Bytes of distinct pinned objects at the last scan.
     pub pinned_bytes: u64,
     /// Distinct pinned objects at the last scan.

@@ -5,6 +5,7 @@ mod bounds;
 mod commits;
 mod events;
 mod guard;
+mod l2;
 mod model;
 mod promises;
 mod staging;
@@ -76,6 +77,7 @@ struct Options {
     zeroes_on_reuse: bool,
     integrity: Integrity,
     scrub_bytes_per_second: u64,
+    l2: L2Config,
 }
 
 impl Default for Options {
@@ -95,6 +97,7 @@ impl Default for Options {
             zeroes_on_reuse: false,
             integrity: Integrity::Off,
             scrub_bytes_per_second: 1 << 30,
+            l2: L2Config::default(),
         }
     }
 }
@@ -134,6 +137,7 @@ impl Pool {
             zeroes_on_reuse: options.zeroes_on_reuse,
             integrity: options.integrity,
             scrub_bytes_per_second: options.scrub_bytes_per_second,
+            l2: options.l2,
             slice_ns: options.slice_ns,
         };
         Pool {

@@ -42,6 +42,10 @@ pub enum MessageType {
     State = 15,
     /// Asks the daemon to read its configuration again.
     Reload = 16,
+    /// Asks for keys to be brought into the pool out of the tiers.
+    Prefetch = 17,
+    /// Ends a prefetch.
+    PrefetchEnd = 18,
 }
 
 impl MessageType {
@@ -49,8 +53,24 @@ impl MessageType {
     pub fn from_number(number: u16) -> Option<MessageType> {
         use MessageType::*;
         [
-            Challenge, Hello, Resolve, Reserve, Commit, Abort, Remove, Clear, Stats, Audit, Ping,
-            Bye, Error, List, State, Reload,
+            Challenge,
+            Hello,
+            Resolve,
+            Reserve,
+            Commit,
+            Abort,
+            Remove,
+            Clear,
+            Stats,
+            Audit,
+            Ping,
+            Bye,
+            Error,
+            List,
+            State,
+            Reload,
+            Prefetch,
+            PrefetchEnd,
         ]
         .into_iter()
         .find(|t| *t as u16 == number)

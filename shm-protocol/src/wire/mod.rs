@@ -23,6 +23,8 @@ pub const MAX_FRAME_BYTES: usize = 128 * 1024;
 pub const MAX_BATCH_KEYS: usize = 1024;
 /// Most requests of a session that wait for their reply.
 pub const MAX_OUTSTANDING: usize = 64;
+/// Most prefetches that a session has open at a time, so that they never take all places for replies.
+pub const MAX_PREFETCHES: usize = 32;
 /// Longest model name in bytes; the shortest is 1.
 pub const MAX_MODEL_NAME_BYTES: usize = 144;
 /// Longest cache salt in bytes.

@@ -42,6 +42,10 @@ pub enum Reply {
     State(String),
     /// What a new look at the configuration changed: a [`report::Reloaded`](super::report::Reloaded) as JSON.
     Reloaded(String),
+    /// What a prefetch came to.
+    Prefetched(Prefetched),
+    /// The prefetch is over.
+    PrefetchEnded,
     /// The request was refused as a whole.
     Error {
         /// Why.
@@ -75,6 +79,17 @@ pub struct CommittedItem {
     pub status: Status,
     /// The entry's sequence number, when OK.
     pub generation: u64,
+}
+
+/// What a prefetch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefetched {
+    /// Leading keys that are in the pool now and kept there until the prefetch ends.
+    pub prefix_count: u32,
+    /// Those of them that came out of a tier for this prefetch.
+    pub loaded_count: u32,
+    /// OK when the prefix is all that was asked; else what ended it: NOT_FOUND, QUOTA or NO_SPACE.
+    pub status: Status,
 }
 
 /// The pool's figures, all consistent with each other.
@@ -250,6 +265,8 @@ impl Reply {
             Reply::Listed(_) => MessageType::List,
             Reply::State(_) => MessageType::State,
             Reply::Reloaded(_) => MessageType::Reload,
+            Reply::Prefetched(_) => MessageType::Prefetch,
+            Reply::PrefetchEnded => MessageType::PrefetchEnd,
             Reply::Error { .. } => MessageType::Error,
         }
     }
@@ -306,7 +323,12 @@ impl Reply {
                 audit.words().into_iter().for_each(|word| w.u64(word));
                 w.text(truncated(&audit.verdict));
             }
-            Reply::Pong | Reply::Bye => {}
+            Reply::Prefetched(outcome) => {
+                w.u32(outcome.prefix_count);
+                w.u32(outcome.loaded_count);
+                w.i32(outcome.status.number());
+            }
+            Reply::Pong | Reply::Bye | Reply::PrefetchEnded => {}
             Reply::Listed(json) | Reply::State(json) | Reply::Reloaded(json) => w.page(json),
             Reply::Error { status, text } => {
                 w.i32(status.number());
@@ -397,6 +419,15 @@ impl Reply {
             MessageType::List => Reply::Listed(decode_page(&mut c)?),
             MessageType::State => Reply::State(decode_page(&mut c)?),
             MessageType::Reload => Reply::Reloaded(decode_page(&mut c)?),
+            MessageType::Prefetch => {
+                let prefix_count = c.within(0, MAX_BATCH_KEYS, "the prefix count")?;
+                Reply::Prefetched(Prefetched {
+                    prefix_count,
+                    loaded_count: c.within(0, prefix_count as usize, "the loaded count")?,
+                    status: decode_status(&mut c)?,
+                })
+            }
+            MessageType::PrefetchEnd => Reply::PrefetchEnded,
             MessageType::Error => Reply::Error {
                 status: decode_status(&mut c)?,
                 text: c

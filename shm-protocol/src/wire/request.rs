@@ -44,6 +44,13 @@ pub enum Request {
     },
     /// Has the daemon read its configuration again, as SIGHUP does (admin).
     Reload,
+    /// Has keys brought into the pool out of the tiers and kept there. Answered when that is over.
+    Prefetch(Prefetch),
+    /// Ends a prefetch: what it kept may be evicted again. One that still goes on is answered too.
+    PrefetchEnd {
+        /// The prefetch.
+        op_id: OpId,
+    },
 }
 
 /// Bits of [`Request::Clear`].
@@ -145,6 +152,19 @@ pub struct Held {
     pub items: Vec<HeldItem>,
 }
 
+/// A prefetch of 1 to 1024 keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefetch {
+    /// The client's number for the prefetch, unique within the session.
+    pub op_id: OpId,
+    /// The caller's request id; empty = none.
+    pub request_id: String,
+    /// The caller's device name; may be empty.
+    pub device: String,
+    /// What is wanted, in the order of the prefix.
+    pub keys: Vec<Key>,
+}
+
 const RESERVE_ITEM_BYTES: usize = KEY_BYTES + 4;
 const HELD_ITEM_BYTES: usize = 12;
 
@@ -165,6 +185,8 @@ impl Request {
             Request::List(_) => MessageType::List,
             Request::State { .. } => MessageType::State,
             Request::Reload => MessageType::Reload,
+            Request::Prefetch(_) => MessageType::Prefetch,
+            Request::PrefetchEnd { .. } => MessageType::PrefetchEnd,
         }
     }
 
@@ -185,9 +207,7 @@ impl Request {
                 w.text(&r.cache_salt);
             }
             Request::Reserve(r) => {
-                w.u64(r.op_id.0);
-                w.text(&r.request_id);
-                w.text(&r.device);
+                encode_asked(&mut w, r.op_id, &r.request_id, &r.device);
                 w.u32(r.items.len() as u32);
                 for item in &r.items {
                     w.bytes(&item.key.to_bytes());
@@ -195,12 +215,17 @@ impl Request {
                 }
             }
             Request::Commit(held) | Request::Abort(held) => encode_held(&mut w, held),
-            Request::Remove(keys) => {
-                w.u32(keys.len() as u32);
-                for key in keys {
-                    w.bytes(&key.to_bytes());
-                }
+            Request::Remove(keys) => encode_keys(&mut w, keys),
+            Request::Prefetch(prefetch) => {
+                encode_asked(
+                    &mut w,
+                    prefetch.op_id,
+                    &prefetch.request_id,
+                    &prefetch.device,
+                );
+                encode_keys(&mut w, &prefetch.keys);
             }
+            Request::PrefetchEnd { op_id } => w.u64(op_id.0),
             Request::Clear { flags } => w.u32(*flags),
             Request::List(list) => {
                 w.u32(list.flags);
@@ -236,11 +261,7 @@ impl Request {
                 cache_salt: c.text(0, MAX_CACHE_SALT_BYTES, "cache_salt")?.to_owned(),
             }),
             MessageType::Reserve => {
-                let op_id = OpId(c.u64("op_id")?);
-                let request_id = c
-                    .plain_text(0, MAX_REQUEST_ID_BYTES, "request_id")?
-                    .to_owned();
-                let device = c.plain_text(0, MAX_DEVICE_BYTES, "device")?.to_owned();
+                let (op_id, request_id, device) = decode_asked(&mut c)?;
                 let count = c.count(1, MAX_BATCH_KEYS, RESERVE_ITEM_BYTES, "the item count")?;
                 let mut items = Vec::with_capacity(count);
                 for _ in 0..count {
@@ -258,14 +279,19 @@ impl Request {
             }
             MessageType::Commit => Request::Commit(decode_held(&mut c)?),
             MessageType::Abort => Request::Abort(decode_held(&mut c)?),
-            MessageType::Remove => {
-                let count = c.count(1, MAX_BATCH_KEYS, KEY_BYTES, "the key count")?;
-                let mut keys = Vec::with_capacity(count);
-                for _ in 0..count {
-                    keys.push(c.key()?);
-                }
-                Request::Remove(keys)
+            MessageType::Remove => Request::Remove(decode_keys(&mut c)?),
+            MessageType::Prefetch => {
+                let (op_id, request_id, device) = decode_asked(&mut c)?;
+                Request::Prefetch(Prefetch {
+                    op_id,
+                    request_id,
+                    device,
+                    keys: decode_keys(&mut c)?,
+                })
             }
+            MessageType::PrefetchEnd => Request::PrefetchEnd {
+                op_id: OpId(c.u64("op_id")?),
+            },
             MessageType::Clear => Request::Clear {
                 flags: known_bits(c.u32("CLEAR's flags")?, clear_flags::ALL, "CLEAR's flags")?,
             },
@@ -301,6 +327,35 @@ fn known_bits(bits: u32, known: u32, field: &'static str) -> Result<u32, WireErr
         });
     }
     Ok(bits)
+}
+
+fn encode_asked(w: &mut Writer, op_id: OpId, request_id: &str, device: &str) {
+    w.u64(op_id.0);
+    w.text(request_id);
+    w.text(device);
+}
+
+fn decode_asked(c: &mut Cursor<'_>) -> Result<(OpId, String, String), WireError> {
+    let op_id = OpId(c.u64("op_id")?);
+    let request_id = c.plain_text(0, MAX_REQUEST_ID_BYTES, "request_id")?;
+    let device = c.plain_text(0, MAX_DEVICE_BYTES, "device")?;
+    Ok((op_id, request_id.to_owned(), device.to_owned()))
+}
+
+fn encode_keys(w: &mut Writer, keys: &[Key]) {
+    w.u32(keys.len() as u32);
+    for key in keys {
+        w.bytes(&key.to_bytes());
+    }
+}
+
+fn decode_keys(c: &mut Cursor<'_>) -> Result<Vec<Key>, WireError> {
+    let count = c.count(1, MAX_BATCH_KEYS, KEY_BYTES, "the key count")?;
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        keys.push(c.key()?);
+    }
+    Ok(keys)
 }
 
 fn encode_held(w: &mut Writer, held: &Held) {

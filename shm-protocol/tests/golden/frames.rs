@@ -6,10 +6,12 @@ use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::WireError;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply, hello_flags};
-use hostkv_shm_protocol::wire::reply::{Audit, CommittedItem, Figures, Reply, ReservedItem};
+use hostkv_shm_protocol::wire::reply::{
+    Audit, CommittedItem, Figures, Prefetched, Reply, ReservedItem,
+};
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, List, Request, Reserve, ReserveItem, Resolve, clear_flags, list_flags,
-    resolve_flags,
+    Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve, clear_flags,
+    list_flags, resolve_flags,
 };
 
 /// Any message, so that all are tested alike.
@@ -419,6 +421,44 @@ fn list_state_and_reload() {
 }
 
 #[test]
+fn prefetch_and_its_end() {
+    assert_frame(
+        Message::Request(
+            8,
+            true,
+            Request::Prefetch(Prefetch {
+                op_id: OpId(0x77),
+                request_id: "r1".to_owned(),
+                device: "d".to_owned(),
+                keys: vec![key(0xa1), key(0xa2)],
+            }),
+        ),
+        &format!(
+            "83000000 1100 0000 0800000000000000 7700000000000000 0200 7231 0100 64 02000000 {KEY_A1} {KEY_A2}"
+        ),
+    );
+    assert_frame(
+        Message::Reply(
+            8,
+            Reply::Prefetched(Prefetched {
+                prefix_count: 2,
+                loaded_count: 1,
+                status: Status::Quota,
+            }),
+        ),
+        "1c000000 1100 0100 0800000000000000 02000000 01000000 fbffffff",
+    );
+    assert_frame(
+        Message::Request(9, false, Request::PrefetchEnd { op_id: OpId(0x77) }),
+        "18000000 1200 0200 0900000000000000 7700000000000000",
+    );
+    assert_frame(
+        Message::Reply(9, Reply::PrefetchEnded),
+        "10000000 1200 0100 0900000000000000",
+    );
+}
+
+#[test]
 fn ping_bye_and_error() {
     assert_frame(
         Message::Request(1, true, Request::Ping),
@@ -472,8 +512,8 @@ fn what_must_not_be_said_is_refused_by_name() {
             WireError::UnknownType(0),
         ),
         (
-            "10000000 1100 0000 0100000000000000",
-            WireError::UnknownType(17),
+            "10000000 1300 0000 0100000000000000",
+            WireError::UnknownType(19),
         ),
         (
             "10000000 0b00 0400 0100000000000000",
@@ -586,6 +626,25 @@ fn what_must_not_be_said_is_refused_by_name() {
         (
             "25000000 0300 0000 0100000000000000 00000000 00000000 0000000000000000 0100 ff 0000",
             WireError::Text("model_name"),
+        ),
+        // A prefetch of nothing, and one that loaded more than it has.
+        (
+            "20000000 1100 0000 0100000000000000 0100000000000000 0000 0000 00000000",
+            WireError::Range {
+                field: "the key count",
+                value: 0,
+                least: 1,
+                most: 1024,
+            },
+        ),
+        (
+            "1c000000 1100 0100 0100000000000000 01000000 02000000 00000000",
+            WireError::Range {
+                field: "the loaded count",
+                value: 2,
+                least: 0,
+                most: 1,
+            },
         ),
         // A status that has no meaning.
         (

@@ -7,9 +7,11 @@ use hostkv_shm_protocol::id::{EntryNumber, InstanceId, KeyspaceId, OpId, Session
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply};
-use hostkv_shm_protocol::wire::reply::{Audit, CommittedItem, Figures, Reply, ReservedItem};
+use hostkv_shm_protocol::wire::reply::{
+    Audit, CommittedItem, Figures, Prefetched, Reply, ReservedItem,
+};
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, List, Request, Reserve, ReserveItem, Resolve, list_flags,
+    Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve, list_flags,
 };
 use hostkv_shm_protocol::wire::{MAX_BATCH_KEYS, MAX_FRAME_BYTES};
 use proptest::collection::vec;
@@ -153,9 +155,25 @@ fn requests() -> impl Strategy<Value = Request> {
                 cache_salt,
             })
         });
+    let prefetch = (
+        any::<u64>(),
+        text(0, 128, true),
+        text(0, 32, true),
+        items(keys().boxed()),
+    )
+        .prop_map(|(op_id, request_id, device, keys)| {
+            Request::Prefetch(Prefetch {
+                op_id: OpId(op_id),
+                request_id,
+                device,
+                keys,
+            })
+        });
     prop_oneof![
         resolve,
         reserve,
+        prefetch,
+        any::<u64>().prop_map(|op_id| Request::PrefetchEnd { op_id: OpId(op_id) }),
         held().prop_map(Request::Commit),
         held().prop_map(Request::Abort),
         items(keys().boxed()).prop_map(Request::Remove),
@@ -237,8 +255,17 @@ fn replies() -> impl Strategy<Value = Reply> {
         );
     let committed = (statuses(), any::<u64>())
         .prop_map(|(status, generation)| CommittedItem { status, generation });
+    let prefetched = (0..=1024_u32, 0..=1024_u32, statuses()).prop_map(|(a, b, status)| {
+        Reply::Prefetched(Prefetched {
+            prefix_count: a.max(b),
+            loaded_count: a.min(b),
+            status,
+        })
+    });
     prop_oneof![
         resolved,
+        prefetched,
+        Just(Reply::PrefetchEnded),
         items(reserved.boxed()).prop_map(Reply::Reserved),
         items(committed.boxed()).prop_map(Reply::Committed),
         items(statuses().boxed()).prop_map(Reply::Aborted),

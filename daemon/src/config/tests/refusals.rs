@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 32] = [
+const BAD: [(&str, &[&str]); 33] = [
     (
         "socket",
         &[
@@ -54,6 +54,7 @@ const BAD: [(&str, &[&str]); 32] = [
         &["-1", "1.5", "1099511627777", ""],
     ),
     ("sandbox", &["yes", "auto", ""]),
+    ("l2-store-policy", &["never", "skip", ""]),
     ("prometheus-host", &["localhost", "", "127.0.0.1:9090"]),
     ("prometheus-port", &["65536", "-1", "http"]),
 ];

@@ -43,7 +43,7 @@ fn shared() -> Shared {
         daemon: null(),
     };
     let access = AccessRules::new(0, &nobody_else);
-    Shared::new(store, facts, limits(), access, handout, None)
+    Shared::new(store, facts, limits(), access, handout, None, None)
 }
 
 /// A client's end of the socket, and the process that it pretends to be.

@@ -6,6 +6,12 @@
 //! key that is not found was evicted, removed or cleared, as many times as the counters say.
 
 use super::*;
+use crate::store::l2::TierWork;
+use crate::tiers::{
+    Completion, Found as FoundInTier, LoadObject, LoadOutcome, LookupTask, PayloadRange,
+    StoreObject, TaskId, TierKey, TierSet,
+};
+use hostkv_shm_protocol::wire::request::Prefetch;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::collections::BTreeMap;
@@ -56,6 +62,23 @@ enum Step {
     Work {
         which: usize,
     },
+    Prefetch {
+        client: usize,
+        keys: Vec<u64>,
+    },
+    EndPrefetch {
+        client: usize,
+        which: usize,
+    },
+    /// The loop hands their work to the tiers.
+    TakeTiers,
+    /// A tier is done with one object, or fails.
+    Tier {
+        which: usize,
+        is_well: bool,
+    },
+    /// The oldest store is given up, if a reserve wants that.
+    GiveWay,
     Tick {
         ms: u64,
     },
@@ -82,6 +105,14 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Slice),
         4 => Just(Step::Take),
         4 => (0_usize..4).prop_map(|which| Step::Work { which }),
+        3 => (client.clone(), prop::collection::vec(0..KEYS, 1..6))
+            .prop_map(|(client, keys)| Step::Prefetch { client, keys }),
+        2 => (client.clone(), 0_usize..4)
+            .prop_map(|(client, which)| Step::EndPrefetch { client, which }),
+        4 => Just(Step::TakeTiers),
+        6 => (0_usize..8, prop::bool::weighted(0.9))
+            .prop_map(|(which, is_well)| Step::Tier { which, is_well }),
+        3 => Just(Step::GiveWay),
         2 => (1_u64..1500).prop_map(|ms| Step::Tick { ms }),
         1 => (client, any::<bool>()).prop_map(|(client, bye)| Step::Die { client, bye }),
     ]
@@ -114,6 +145,30 @@ struct Writer {
     /// Parked reserves.
     parked: BTreeMap<u64, (OpId, Vec<(u64, u32)>)>,
     pins: [Option<(Found, u32)>; SLOTS],
+    prefetches: Vec<OpId>,
+}
+
+/// One object, or question, that the tier has.
+enum TierPart {
+    Store(TaskId, usize, StoreObject),
+    Lookup(LookupTask),
+    Load(TaskId, usize, LoadObject),
+}
+
+impl TierPart {
+    /// The payload bytes that must stay as they are, as units.
+    fn range(&self) -> Option<Range> {
+        let PayloadRange {
+            offset_bytes,
+            len_bytes,
+        } = match self {
+            TierPart::Store(_, _, object) => object.source,
+            TierPart::Load(_, _, object) => object.destination,
+            TierPart::Lookup(_) => return None,
+        };
+        let start = (offset_bytes / u64::from(ALIGN)) as u32;
+        Some((start, start + len_bytes.div_ceil(u64::from(ALIGN)) as u32))
+    }
 }
 
 struct World {
@@ -126,6 +181,9 @@ struct World {
     integrity: Integrity,
     /// Jobs that workers have.
     jobs: Vec<Job>,
+    /// What the tier has to do, and what it holds: the length of each object.
+    tier_parts: Vec<TierPart>,
+    tier: BTreeMap<TierKey, u64>,
 }
 
 impl World {
@@ -134,6 +192,7 @@ impl World {
         slice_ns: u32,
         keyspace_quota: Option<f64>,
         integrity: Integrity,
+        tier_count: usize,
     ) -> World {
         let mut pool = Pool::new(Options {
             units: 40,
@@ -144,6 +203,10 @@ impl World {
             slice_ns,
             keyspace_quota,
             integrity,
+            l2: L2Config {
+                tier_count,
+                skips_l1: false,
+            },
             ..Options::default()
         });
         let anchor = pool.client();
@@ -157,6 +220,8 @@ impl World {
             waiting: Vec::new(),
             integrity,
             jobs: Vec::new(),
+            tier_parts: Vec::new(),
+            tier: BTreeMap::new(),
         }
     }
 
@@ -168,6 +233,7 @@ impl World {
             open: Vec::new(),
             parked: BTreeMap::new(),
             pins: [None; SLOTS],
+            prefetches: Vec::new(),
         }
     }
 
@@ -199,6 +265,12 @@ impl World {
                     );
                 }
             }
+        }
+        for other in self.tier_parts.iter().filter_map(TierPart::range) {
+            assert!(
+                !overlaps(other),
+                "granted {granted:?} while a tier has {other:?}"
+            );
         }
         for (number, known) in &self.committed {
             if self.pool.find(&key(self.keyspace, *number)).is_some() {
@@ -293,6 +365,51 @@ impl World {
                     self.work(&job);
                 }
             }
+            Step::Prefetch { client, keys } => {
+                let keys: Vec<Key> = keys.iter().map(|number| key(keyspace, *number)).collect();
+                self.pool.next_op += 1;
+                let op_id = OpId(self.pool.next_op);
+                let request = Prefetch {
+                    op_id,
+                    request_id: String::new(),
+                    device: String::new(),
+                    keys: keys.clone(),
+                };
+                let writer = &mut self.writers[client];
+                let outcome = self
+                    .pool
+                    .store
+                    .prefetch(writer.client.id, request, self.pool.now);
+                match outcome {
+                    Ok(outcome) => {
+                        writer.prefetches.push(op_id);
+                        if let Outcome::Done(got) = outcome {
+                            let prefix = &keys[..got.prefix_count as usize];
+                            assert!(prefix.iter().all(|key| self.pool.find(key).is_some()));
+                        }
+                    }
+                    Err(refusal) => assert!(writer.prefetches.len() >= 32, "{refusal:?}"),
+                }
+            }
+            Step::EndPrefetch { client, which } => {
+                let writer = &mut self.writers[client];
+                if which < writer.prefetches.len() {
+                    let op_id = writer.prefetches.swap_remove(which);
+                    let id = writer.client.id;
+                    self.pool
+                        .store
+                        .end_prefetch(id, op_id, self.pool.now)
+                        .unwrap();
+                }
+            }
+            Step::TakeTiers => self.take_tiers(),
+            Step::Tier { which, is_well } => {
+                if which < self.tier_parts.len() {
+                    let part = self.tier_parts.remove(which);
+                    self.serve_tier(part, is_well);
+                }
+            }
+            Step::GiveWay => self.give_way(),
             Step::Abort { client, which } => {
                 let writer = &mut self.writers[client];
                 if which < writer.open.len() {
@@ -398,6 +515,102 @@ impl World {
         }
     }
 
+    fn take_tiers(&mut self) {
+        for work in self.pool.store.take_tier_work() {
+            match work {
+                TierWork::Store(task) => {
+                    let objects = task.objects.into_iter().enumerate();
+                    let parts = objects.map(|(at, object)| TierPart::Store(task.id, at, object));
+                    self.tier_parts.extend(parts);
+                }
+                TierWork::Lookup(task) => self.tier_parts.push(TierPart::Lookup(task)),
+                TierWork::Load(task) => {
+                    let objects = task.objects.into_iter().enumerate();
+                    let parts = objects.map(|(at, object)| TierPart::Load(task.id, at, object));
+                    self.tier_parts.extend(parts);
+                }
+                TierWork::Remove(keys) => {
+                    for key in keys {
+                        self.tier.remove(&key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn serve_tier(&mut self, part: TierPart, is_well: bool) {
+        let now = self.pool.now;
+        match part {
+            TierPart::Store(task, object, stored) => {
+                let mut tiers = TierSet::default();
+                if is_well {
+                    self.tier.insert(stored.key, stored.source.len_bytes);
+                    tiers = tiers.with(0);
+                }
+                let completion = Completion::Stored {
+                    task,
+                    object,
+                    tiers,
+                };
+                self.pool.store.tier_ended(completion, now);
+            }
+            TierPart::Lookup(task) => {
+                let found = |key| {
+                    let len_bytes = *self.tier.get(key).filter(|_| is_well)?;
+                    Some(FoundInTier { tier: 0, len_bytes })
+                };
+                let completion = Completion::LookedUp {
+                    task: task.id,
+                    found: task.keys.iter().map(found).collect(),
+                };
+                self.pool.store.tier_ended(completion, now);
+            }
+            TierPart::Load(task, object, load) => {
+                let range = load.destination;
+                let completion = Completion::Loaded {
+                    task,
+                    object,
+                    outcome: match is_well {
+                        true => LoadOutcome::Loaded {
+                            tier: 0,
+                            sum: sum_at(&(range.offset_bytes, range.len_bytes)),
+                        },
+                        false => LoadOutcome::Missed,
+                    },
+                };
+                self.pool.store.tier_ended(completion, now);
+                // What is readable there now is what was loaded.
+                let start = (range.offset_bytes / u64::from(ALIGN)) as u32;
+                for number in 0..KEYS {
+                    let found = self.pool.find(&key(self.keyspace, number));
+                    if let Some(found) = found.filter(|f| f.extent.offset_units == start) {
+                        assert!(is_well, "key {number} is readable and was not loaded");
+                        let units = found.extent.len_bytes.div_ceil(ALIGN);
+                        self.committed.insert(number, (start, start + units));
+                    }
+                }
+            }
+        }
+    }
+
+    fn give_way(&mut self) {
+        if self.pool.store.take_wanted_room().is_none() {
+            return;
+        }
+        let is_store = |part: &TierPart| matches!(part, TierPart::Store(..));
+        let mut given_up = Vec::new();
+        if let Some(at) = self.tier_parts.iter().position(is_store)
+            && let TierPart::Store(task, object, _) = self.tier_parts.remove(at)
+        {
+            given_up.push(Completion::Stored {
+                task,
+                object,
+                tiers: TierSet::default(),
+            });
+        }
+        self.pool.store.stores_gave_way(given_up, self.pool.now);
+    }
+
     /// A worker has done a job; what became readable by it was waiting, and whoever lives is answered.
     fn work(&mut self, job: &Job) {
         let resumed = self.pool.do_job(job);
@@ -477,6 +690,11 @@ impl World {
         }
         assert!(self.waiting.is_empty(), "a commit was never carried out");
         for _ in 0..10_000 {
+            self.take_tiers();
+            self.give_way();
+            while let Some(part) = self.tier_parts.pop() {
+                self.serve_tier(part, true);
+            }
             if !self.pool.store.has_work() {
                 break;
             }
@@ -537,8 +755,9 @@ proptest! {
         slice_ns in prop_oneof![Just(1), Just(500), Just(3000), Just(SLICE_NS)],
         keyspace_quota in prop_oneof![Just(None), Just(Some(0.1)), Just(Some(0.5))],
         integrity in prop_oneof![Just(Integrity::Off), Just(Integrity::Full)],
+        tier_count in 0..2_usize,
     ) {
-        let mut world = World::new(ttl, slice_ns, keyspace_quota, integrity);
+        let mut world = World::new(ttl, slice_ns, keyspace_quota, integrity, tier_count);
         for step in steps {
             world.run(step);
             world.check();

@@ -265,6 +265,10 @@ impl Far {
                 assert_eq!(answers.len(), keys.len());
                 Heard::Other
             }
+            (Reply::Prefetched(got), Some(Request::Prefetch(prefetch))) => {
+                assert!(got.prefix_count as usize <= prefetch.keys.len() && got.loaded_count == 0);
+                Heard::Other
+            }
             (Reply::Audit(audit), Some(_)) => {
                 assert_eq!(audit.verdict, "");
                 Heard::Other

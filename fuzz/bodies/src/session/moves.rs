@@ -86,6 +86,10 @@ pub enum Ask {
     Ping,
     /// The end.
     Bye,
+    /// Has keys kept in the pool.
+    Prefetch { op: u8, keyspace: u8, keys: Vec<u8> },
+    /// Ends that.
+    PrefetchEnd { op: u8 },
 }
 
 /// What happens to a frame on its way.

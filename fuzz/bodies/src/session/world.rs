@@ -20,7 +20,7 @@ use hostkv_shm_protocol::wire::MAX_OUTSTANDING;
 use hostkv_shm_protocol::wire::hello::{Hello, HelloPrefix, hello_flags};
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, Request, Reserve, ReserveItem, Resolve, clear_flags, resolve_flags,
+    Held, HeldItem, Prefetch, Request, Reserve, ReserveItem, Resolve, clear_flags, resolve_flags,
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -95,7 +95,15 @@ impl World {
             let mut store = pool.store.take().unwrap();
             store.collect_events();
             World {
-                shared: Shared::new(store, pool.facts.clone(), limits, access, handout, None),
+                shared: Shared::new(
+                    store,
+                    pool.facts.clone(),
+                    limits,
+                    access,
+                    handout,
+                    None,
+                    None,
+                ),
                 reader: pool.reader,
                 places: [const { None }; PLACES],
                 last_client: 0,
@@ -600,6 +608,22 @@ impl Far {
             Ask::Audit => Request::Audit,
             Ask::Ping => Request::Ping,
             Ask::Bye => Request::Bye,
+            Ask::Prefetch {
+                op,
+                keyspace: which,
+                keys,
+            } => Request::Prefetch(Prefetch {
+                op_id: OpId(u64::from(*op)),
+                request_id: String::new(),
+                device: String::new(),
+                keys: keys
+                    .iter()
+                    .map(|number| key(keyspace(*which), number % 32))
+                    .collect(),
+            }),
+            Ask::PrefetchEnd { op } => Request::PrefetchEnd {
+                op_id: OpId(u64::from(*op)),
+            },
         }
     }
 }
