@@ -27,14 +27,20 @@
  *         hostkv_copy(span.data, source, span.len_bytes);
  *     hostkv_reservation_commit(reservation);
  *
+ *     hostkv_prefetch *prefetch;                                // before a read, where the daemon has tiers behind the pool
+ *     hostkv_session_prefetch(session, keyspace, keys, count, NULL, &prefetch);
+ *     while (hostkv_prefetch_wait(prefetch, 100, &prefix_count) == HOSTKV_STATUS_TIMEOUT) do_something_else();
+ *     // acquire, then:
+ *     hostkv_prefetch_end(prefetch);
+ *
  * Results.  A function that can fail returns hostkv_status; hostkv_last_error() then has the sentence. Outputs
  *           are the ret_ arguments, and info and stats; they are written on OK only. NULL where the text does not
  *           allow it, an index past the end and an unknown flag are INVALID_ARGUMENT.
  * Batches.  A call takes 1 to max_batch_keys (1024) keys or items. A key that stands in it twice is answered
  *           twice.
  * Structs.  Set struct_size to sizeof, and zero the fields that you do not use.
- * Ending.   close, commit, commit_and_acquire, abort and release end their handle whatever they return, and
- *           accept NULL. Leases and reservations may be ended after their session.
+ * Ending.   close, commit, commit_and_acquire, abort, release and end end their handle whatever they return, and
+ *           accept NULL. Leases, reservations and prefetches may be ended after their session.
  * Threads.  A function that takes a const object may run on many threads at once with the same object.
  * Waiting.  Reading never waits. Calls that ask the daemon end after timeout_ms with TIMEOUT.
  * Fork.     In a child, functions on the parent's objects say FORKED, and ending them only frees memory.
@@ -126,6 +132,9 @@ typedef enum hostkv_status {
 
 /** A right to read some objects where they lie, until it is released. */
 typedef struct hostkv_lease hostkv_lease;
+
+/** Keys on their way into the pool out of the daemon's tiers, kept there until it is ended. */
+typedef struct hostkv_prefetch hostkv_prefetch;
 
 /** Room for objects that one writer fills in and that nobody can see yet. Ended by commit or abort. */
 typedef struct hostkv_reservation hostkv_reservation;
@@ -275,11 +284,11 @@ typedef struct hostkv_reserve_item {
     uint64_t len_bytes;
 } hostkv_reserve_item;
 
-/** Options of one reserve or acquire. A NULL pointer instead = no flags, no id, no device. */
+/** Options of one reserve, acquire or prefetch. A NULL pointer instead = no flags, no id, no device. */
 typedef struct hostkv_request {
     /** sizeof(hostkv_request). */
     uint32_t struct_size;
-    /** HOSTKV_ACQUIRE_ALL or 0; 0 in a reserve. */
+    /** HOSTKV_ACQUIRE_ALL or 0; 0 in a reserve and in a prefetch. */
     uint32_t flags;
     /** The engine's id of the request, for telemetry: UTF-8 without control characters, 1 to 128 bytes. NULL = none. */
     const char *request_id;
@@ -593,6 +602,48 @@ hostkv_status hostkv_lease_check(const hostkv_lease *lease);
  * `lease` is NULL or is used for the last time.
  */
 hostkv_status hostkv_lease_release(hostkv_lease *lease);
+
+/* ==== Prefetch: bring keys into the pool out of the daemon's tiers. */
+
+/**
+ * Has the longest prefix of these keys brought into the pool: what is not there is loaded from the tiers behind the
+ * daemon (hostkvd --l2-adapter), as far as they have it. Does not wait for it. The prefix is then kept from being evicted
+ * until hostkv_prefetch_end(), or the session's end, and is charged to the session's pin quota, at which it ends.
+ * It is no read and pins nothing: acquire what it kept. `request->flags` are 0.
+ *
+ * QUOTA: 32 prefetches of this session are open. INVALID_ARGUMENT, DISCONNECTED, TIMEOUT.
+ *
+ * `session` is open; `keys` has `count` keys; `request` is NULL or has as many bytes as its `struct_size` says.
+ */
+hostkv_status hostkv_session_prefetch(const hostkv_session *session,
+                                      hostkv_keyspace keyspace,
+                                      const hostkv_key *keys,
+                                      size_t count,
+                                      const hostkv_request *request,
+                                      hostkv_prefetch **ret_prefetch);
+
+/**
+ * Waits until the prefetch is over, at most `timeout_ms`; 0 only asks. `*ret_prefix_count` becomes the number of leading
+ * keys that are in the pool now and kept there. A key that no tier has, that could not be loaded in time, or for which
+ * there was no room or quota, ends the prefix. Asked again it says the same.
+ *
+ * TIMEOUT: not yet, ask again. DISCONNECTED: the daemon is gone.
+ *
+ * `prefetch` has not been ended, and no other thread uses it.
+ */
+hostkv_status hostkv_prefetch_wait(hostkv_prefetch *prefetch,
+                                   uint32_t timeout_ms,
+                                   size_t *ret_prefix_count);
+
+/**
+ * Ends the prefetch, whatever it returns and whether or not it is over; NULL is OK. What it kept may be evicted again;
+ * what was acquired meanwhile stays pinned.
+ *
+ * TIMEOUT: the daemon did not answer and has it yet to be told.
+ *
+ * `prefetch` is NULL or is used for the last time.
+ */
+hostkv_status hostkv_prefetch_end(hostkv_prefetch *prefetch);
 
 /* ==== Admin: take keys out of the pool. */
 

@@ -19,9 +19,9 @@
 //
 // What a call means is in hostkv.h; this header says only what C++ adds.
 //
-// Values. Session, Keyspace, Reservation and Lease own what they stand for and can be moved, not copied.
-// A destructor never fails: a Lease is released, a Reservation that was not committed is aborted, a Session
-// is closed. Leases and Reservations may outlive their Session (the memory stays mapped until the last of
+// Values. Session, Keyspace, Reservation, Lease and Prefetch own what they stand for and can be moved, not copied.
+// A destructor never fails: a Lease is released, a Reservation that was not committed is aborted, a Prefetch is ended, a
+// Session is closed. Leases, Reservations and Prefetches may outlive their Session (the memory stays mapped until the last of
 // them ends); a Keyspace must not be used after its Session is closed or destroyed. A moved-from or ended
 // value holds nothing: it has size 0, using it reports invalid_argument, ending it again does nothing.
 //
@@ -534,6 +534,36 @@ private:
     std::unique_ptr<hostkv_lease, End> handle_;
 };
 
+// ------------------------------------------------------------------------------------------- prefetch
+
+// Keys on their way into the pool out of the daemon's tiers, and kept there until the end. It pins nothing: acquire what
+// it kept. One thread at a time uses it.
+class Prefetch {
+public:
+    Prefetch() noexcept = default;
+    explicit Prefetch(hostkv_prefetch *owned) noexcept : handle_(owned) {}
+
+    // The number of leading keys that are in the pool now; nothing when it is not over after `timeout_ms`, then ask again.
+    Returned<std::optional<std::size_t>> wait(std::uint32_t timeout_ms) {
+        std::size_t prefix_count = 0;
+        const Status status = to_status(hostkv_prefetch_wait(handle_.get(), timeout_ms, &prefix_count));
+        if (status == Status::timeout) return std::optional<std::size_t>();
+        if (status != Status::ok) return detail::fault<std::optional<std::size_t>>(status);
+        return std::optional<std::size_t>(prefix_count);
+    }
+    // What it kept may be evicted again. The destructor does this too, and ignores how it went.
+    Returned<void> end() { return detail::checked(hostkv_prefetch_end(handle_.release())); }
+
+    hostkv_prefetch *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+private:
+    struct End {
+        void operator()(hostkv_prefetch *prefetch) const noexcept { static_cast<void>(hostkv_prefetch_end(prefetch)); }
+    };
+    std::unique_ptr<hostkv_prefetch, End> handle_;
+};
+
 // ---------------------------------------------------------------------------------------- reservation
 
 // Places to write, unseen by readers until commit. A range of ReserveItem, one for each item asked.
@@ -645,6 +675,16 @@ public:
             to_status(hostkv_session_acquire(session_, number_, keys.data(), keys.size(), &c_request, &lease));
         if (status != Status::ok) return detail::fault<Lease>(status);
         return Lease(lease);
+    }
+
+    // Has the longest prefix of these keys brought into the pool out of the daemon's tiers, and does not wait for it.
+    Returned<Prefetch> prefetch(View<Key> keys, const Request &request = {}) const {
+        const hostkv_request c_request = request.c_struct();
+        hostkv_prefetch *prefetch = nullptr;
+        const Status status =
+            to_status(hostkv_session_prefetch(session_, number_, keys.data(), keys.size(), &c_request, &prefetch));
+        if (status != Status::ok) return detail::fault<Prefetch>(status);
+        return Prefetch(prefetch);
     }
 
     // How many leading keys are present, without a pin. `ret_present`, if not null, gets one byte a key.

@@ -8,6 +8,8 @@
 //!                                 |  nobody receives: this thread does, for all
 //!                                 |  somebody receives: sleep until woken
 //!                                 +--deadline--> late: the slot stays until the reply comes
+//!   begin --as call--> waiting --wait_for--> done, or not yet: the slot stays, and may be waited for again
+//!                          \---forget-----> late
 //! ```
 //!
 //! A reply that comes late is dropped, but the grants of a late RESERVE belong to nobody, so they are aborted
@@ -222,8 +224,16 @@ struct State {
     end: Option<ConnectionError>,
     /// What the daemon said without being asked; explains the end that follows.
     last_words: Option<String>,
-    /// Grants without an owner, not given back yet.
-    aborts: Vec<Held>,
+    /// What is to be given back and was not sent yet: aborts of grants without an owner, ends of prefetches.
+    owed: Vec<Request>,
+}
+
+impl State {
+    fn position(&self, request_id: u64) -> Option<usize> {
+        self.outstanding
+            .iter()
+            .position(|o| o.request_id == request_id)
+    }
 }
 
 /// The socket of one session after HELLO.
@@ -245,7 +255,7 @@ impl Connection {
                 sleepers: 0,
                 end: None,
                 last_words: None,
-                aborts: Vec::new(),
+                owed: Vec::new(),
             }),
             progress: Condvar::new(),
         }
@@ -257,53 +267,102 @@ impl Connection {
         request: &Request,
         deadline: Deadline,
     ) -> Result<Reply, ConnectionError> {
-        let request_id = self.enter(deadline)?;
-        let frame = request.encode(request_id, true);
-        if let Err(error) = self.send(&frame, &deadline) {
-            return Err(self.leave_unsent(request_id, error));
-        }
-        let op_id = match request {
+        let request_id = self.begin(request, deadline)?;
+        let late = match request {
             Request::Reserve(reserve) => Some(reserve.op_id),
             _ => None,
         };
         let mut state = self.lock();
+        let answer;
+        (state, answer) = self.await_reply(state, request_id, &deadline);
+        match answer? {
+            Some(reply) => Ok(reply),
+            None => {
+                Self::give_up(&mut state, request_id, late);
+                Err(deadline.timeout(true))
+            }
+        }
+    }
+
+    /// Sends a request, for whose reply [`Connection::wait_for`] waits; gives its number.
+    pub(crate) fn begin(
+        &self,
+        request: &Request,
+        deadline: Deadline,
+    ) -> Result<u64, ConnectionError> {
+        let request_id = self.enter(deadline)?;
+        let frame = request.encode(request_id, true);
+        match self.send(&frame, &deadline) {
+            Ok(()) => Ok(request_id),
+            Err(error) => Err(self.leave_unsent(request_id, error)),
+        }
+    }
+
+    /// Waits for the reply to a request that was begun; none when the deadline passed, and then it may be waited for
+    /// again. A reply is given once.
+    pub(crate) fn wait_for(
+        &self,
+        request_id: u64,
+        deadline: Deadline,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        self.await_reply(self.lock(), request_id, &deadline).1
+    }
+
+    /// Nobody will wait for the reply to this request any more.
+    pub(crate) fn forget(&self, request_id: u64) {
+        let mut state = self.lock();
+        Self::give_up(&mut state, request_id, None);
+        self.wake(&state);
+    }
+
+    /// Lets a request's place go with its reply, now or when that comes.
+    fn give_up(state: &mut State, request_id: u64, late: Option<OpId>) {
+        let Some(position) = state.position(request_id) else {
+            return;
+        };
+        match state.outstanding[position].slot {
+            Slot::Waiting => state.outstanding[position].slot = Slot::Late(late),
+            Slot::Arrived(_) => drop(state.outstanding.swap_remove(position)),
+            Slot::Late(_) => {}
+        }
+    }
+
+    /// Waits for a reply and takes it; none when the deadline passed.
+    fn await_reply<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        request_id: u64,
+        deadline: &Deadline,
+    ) -> (
+        MutexGuard<'a, State>,
+        Result<Option<Reply>, ConnectionError>,
+    ) {
+        let mut is_over = false;
         loop {
-            let position = state
-                .outstanding
-                .iter()
-                .position(|o| o.request_id == request_id);
-            let Some(position) = position else {
-                return Err(ConnectionError::Protocol(format!(
-                    "request {request_id} was answered twice"
-                )));
+            let Some(position) = state.position(request_id) else {
+                let text = format!("request {request_id} was answered twice");
+                return (state, Err(ConnectionError::Protocol(text)));
             };
             if matches!(state.outstanding[position].slot, Slot::Arrived(_)) {
                 let outstanding = state.outstanding.swap_remove(position);
                 self.wake(&state);
-                return match outstanding.slot {
+                let answer = match outstanding.slot {
                     Slot::Arrived(Reply::Error { status, text }) => {
                         Err(ConnectionError::Refused { status, text })
                     }
-                    Slot::Arrived(reply) => Ok(reply),
-                    Slot::Waiting | Slot::Late(_) => Err(deadline.timeout(true)),
+                    Slot::Arrived(reply) => Ok(Some(reply)),
+                    Slot::Waiting | Slot::Late(_) => Ok(None),
                 };
+                return (state, answer);
             }
             if let Some(end) = state.end.clone() {
                 state.outstanding.swap_remove(position);
-                return Err(end);
+                return (state, Err(end));
             }
-            let is_over;
-            (state, is_over) = self.make_progress(state, &deadline);
-            if is_over && state.end.is_none() {
-                let waiting = state
-                    .outstanding
-                    .iter_mut()
-                    .find(|o| o.request_id == request_id && matches!(o.slot, Slot::Waiting));
-                if let Some(outstanding) = waiting {
-                    outstanding.slot = Slot::Late(op_id);
-                    return Err(deadline.timeout(true));
-                }
+            if is_over {
+                return (state, Ok(None));
             }
+            (state, is_over) = self.make_progress(state, deadline);
         }
     }
 
@@ -317,7 +376,7 @@ impl Connection {
         {
             self.receive_what_is_there(&mut state);
         }
-        self.flush_aborts(&mut state);
+        self.flush_owed(&mut state);
         loop {
             if let Some(end) = &state.end {
                 return Err(end.clone());
@@ -360,11 +419,11 @@ impl Connection {
         state.end.clone().unwrap_or(error)
     }
 
-    /// Gives grants back without waiting for an answer: now, or with the next call when the socket is full.
-    pub(crate) fn abort_later(&self, held: Held) {
+    /// Gives something back without waiting for an answer: now, or with the next call when the socket is full.
+    pub(crate) fn give_back_later(&self, request: Request) {
         let mut state = self.lock();
-        state.aborts.push(held);
-        self.flush_aborts(&mut state);
+        state.owed.push(request);
+        self.flush_owed(&mut state);
     }
 
     /// Ends the session in the daemon and waits for its answer.
@@ -517,11 +576,7 @@ impl Connection {
             Ok(decoded) => decoded,
             Err(error) => return self.end(state, ConnectionError::Protocol(error.to_string())),
         };
-        let position = state
-            .outstanding
-            .iter()
-            .position(|o| o.request_id == request_id);
-        let Some(position) = position else {
+        let Some(position) = state.position(request_id) else {
             if let Reply::Error { text, .. } = reply {
                 state.last_words = Some(text);
                 return;
@@ -547,26 +602,23 @@ impl Connection {
                         })
                         .collect();
                     if !items.is_empty() {
-                        state.aborts.push(Held { op_id, items });
-                        self.flush_aborts(state);
+                        state.owed.push(Request::Abort(Held { op_id, items }));
+                        self.flush_owed(state);
                     }
                 }
             }
         }
     }
 
-    /// Sends the aborts of grants that belong to nobody, as far as the socket takes them.
-    fn flush_aborts(&self, state: &mut State) {
+    /// Sends what is to be given back, as far as the socket takes it.
+    fn flush_owed(&self, state: &mut State) {
         while state.end.is_none()
-            && let Some(held) = state.aborts.pop()
+            && let Some(request) = state.owed.pop()
         {
-            let request = Request::Abort(held);
             let frame = request.encode(state.next_request_id, false);
             state.next_request_id += 1;
             if !matches!(self.try_send(&frame), Ok(true)) {
-                if let Request::Abort(held) = request {
-                    state.aborts.push(held);
-                }
+                state.owed.push(request);
                 return;
             }
         }

@@ -8,12 +8,13 @@
 //! ```text
 //!   engine --> ffi --> session --> read_path --> shared memory        lookup, acquire, span, check, release
 //!                         |                                            (no system call, no message, no wait)
-//!                         |--> reservation, lease                      what is held; given back by drop
+//!                         |--> reservation, lease, prefetch            what is held; given back by drop
 //!                         \--> connection ====> daemon's socket        open, reserve, commit, abort, remove, ...
 //! ```
 //!
 //! Module order, each using only those above it: [`error`], `text`, `fork`, [`mapping`], [`connection`], [`chunk_keys`],
-//! [`copy`], `lane`, `pin_slots`, `read_path`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`session`],
+//! [`copy`], `lane`, `pin_slots`, `read_path`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`prefetch`],
+//! [`session`],
 //! [`admin`], [`ffi`].
 
 pub mod admin;
@@ -29,6 +30,7 @@ pub mod lease;
 mod lease_pool;
 pub mod mapping;
 mod pin_slots;
+pub mod prefetch;
 mod read_path;
 pub mod reservation;
 pub mod session;

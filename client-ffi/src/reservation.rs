@@ -345,7 +345,7 @@ impl Reservation {
         let error = match failure {
             Failure::Told(error) => error,
             Failure::StillHeld(error) => {
-                self.session.abort_later(self.held());
+                self.session.give_back_later(Request::Abort(self.held()));
                 error
             }
         };
@@ -373,10 +373,8 @@ impl Reservation {
             Ok(Reply::Aborted(_)) => Ok(()),
             Ok(_) => Err(self.session.strange_reply("ABORT")),
             Err(error) => {
-                if error.was_never_sent()
-                    && let Request::Abort(held) = request
-                {
-                    self.session.abort_later(held);
+                if error.was_never_sent() {
+                    self.session.give_back_later(request);
                 }
                 Err(self.session.explain(error, Some(tick)))
             }

@@ -8,6 +8,7 @@
 //!   open --> session --open_keyspace--> keyspace
 //!              |--reserve--> reservation --commit--> readable objects
 //!              |--acquire--> lease --release-->
+//!              |--prefetch--> prefetch --end-->
 //!              \--close--> no new calls; leases and reservations go on, the last one ends it all
 //! ```
 
@@ -15,20 +16,23 @@ mod checks;
 pub(crate) mod inner;
 mod keyspaces;
 mod life;
+mod open_prefetches;
 
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
+use crate::prefetch::Prefetch;
 use crate::reservation::{AskedBy, Item, Reservation};
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::KeyspaceId;
+use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::{Ordering, fence};
 use hostkv_shm_protocol::wire::reply::{Audit, Figures, Reply};
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, Request as WireRequest, Reserve, ReserveItem as WireReserveItem, Resolve,
-    clear_flags, resolve_flags,
+    Held, HeldItem, Prefetch as WirePrefetch, Request as WireRequest, Reserve,
+    ReserveItem as WireReserveItem, Resolve, clear_flags, resolve_flags,
 };
 use inner::{Hold, Inner};
 use std::os::fd::RawFd;
@@ -76,7 +80,7 @@ pub struct KeyspaceConfig {
     pub as_it_stands: bool,
 }
 
-/// What goes with a reserve or an acquire; the default is nothing.
+/// What goes with a reserve, an acquire or a prefetch; the default is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Request<'a> {
     /// [`ACQUIRE_ALL`] (acquire only).
@@ -309,7 +313,7 @@ impl Session {
                 .try_for_each(|(offset, len)| self.inner.populate_staging(offset, len)),
         };
         if is_outside || populated.is_err() {
-            self.inner.abort_later(Held {
+            self.inner.give_back_later(WireRequest::Abort(Held {
                 op_id,
                 items: granted
                     .map(|item| HeldItem {
@@ -317,7 +321,7 @@ impl Session {
                         generation: item.outcome.generation,
                     })
                     .collect(),
-            });
+            }));
             populated?;
             return Err(Error::internal(
                 "the daemon granted an extent outside of the payload; report this defect of hostkvd",
@@ -396,6 +400,36 @@ impl Session {
         Ok(Lease::new(Arc::clone(&self.inner), held))
     }
 
+    /// Has keys brought into the pool: asks L1, then the tiers for the rest, loads the longest prefix and keeps it from
+    /// being evicted until the prefetch ends. Does not wait for it.
+    pub fn prefetch(
+        &self,
+        keyspace: KeyspaceId,
+        keys: &[ChunkKey],
+        request: &Request<'_>,
+    ) -> Result<Prefetch> {
+        let hold = self.enter_batch(keyspace, "keys", keys.len())?;
+        checks::request(request, 0)?;
+        checks::key_lengths(keys.iter())?;
+        let place = self.inner.prefetches.enter()?;
+        let op_id = self.inner.next_op_id();
+        let wire = WireRequest::Prefetch(WirePrefetch {
+            op_id,
+            request_id: request.request_id.unwrap_or_default().to_owned(),
+            device: request.device.unwrap_or_default().to_owned(),
+            keys: in_keyspace(keyspace, keys)?,
+        });
+        let wire_id = self.inner.begin(&wire)?;
+        place.hand_over();
+        hold.hand_over();
+        Ok(Prefetch::new(
+            Arc::clone(&self.inner),
+            op_id,
+            wire_id,
+            keys.len(),
+        ))
+    }
+
     /// Makes keys unreadable. With `removed`, one byte a key says whether it was there.
     pub fn remove(
         &self,
@@ -406,11 +440,7 @@ impl Session {
         let _hold = self.enter_batch(keyspace, "keys", keys.len())?;
         self.refuse_read_only("remove")?;
         checks::answers("removed", removed.as_ref().map(|r| r.len()), keys.len())?;
-        let wire_keys = keys
-            .iter()
-            .enumerate()
-            .map(|(index, key)| key.in_keyspace(keyspace, index))
-            .collect::<Result<Vec<_>>>()?;
+        let wire_keys = in_keyspace(keyspace, keys)?;
         let answers = match self.inner.call(&WireRequest::Remove(wire_keys))? {
             Reply::Removed(answers) if answers.len() == keys.len() => answers,
             _ => return Err(self.inner.strange_reply("REMOVE")),
@@ -482,6 +512,13 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn in_keyspace(keyspace: KeyspaceId, keys: &[ChunkKey]) -> Result<Vec<Key>> {
+    keys.iter()
+        .enumerate()
+        .map(|(index, key)| key.in_keyspace(keyspace, index))
+        .collect()
 }
 
 impl Drop for Session {

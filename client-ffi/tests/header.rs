@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files with extern functions, in the order of the header, each with the heading of its functions.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 6] = [
     (
         "library.rs",
         "Library: versions, names, errors, keys. No session needed.",
@@ -19,6 +19,10 @@ const SECTIONS: [(&str, &str); 5] = [
     (
         "lease.rs",
         "Read: lookup, acquire, read in place, release. No system calls.",
+    ),
+    (
+        "prefetch.rs",
+        "Prefetch: bring keys into the pool out of the daemon's tiers.",
     ),
     ("admin.rs", "Admin: take keys out of the pool."),
 ];

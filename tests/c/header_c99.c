@@ -34,6 +34,10 @@ size_t hostkv_lease_get_prefix_count(const hostkv_lease *);
 hostkv_status hostkv_lease_get_span(const hostkv_lease *, size_t, hostkv_span *);
 hostkv_status hostkv_lease_check(const hostkv_lease *);
 hostkv_status hostkv_lease_release(hostkv_lease *);
+hostkv_status hostkv_session_prefetch(const hostkv_session *, hostkv_keyspace, const hostkv_key *, size_t,
+                                      const hostkv_request *, hostkv_prefetch **);
+hostkv_status hostkv_prefetch_wait(hostkv_prefetch *, uint32_t, size_t *);
+hostkv_status hostkv_prefetch_end(hostkv_prefetch *);
 hostkv_status hostkv_session_remove(const hostkv_session *, hostkv_keyspace, const hostkv_key *, size_t, uint8_t *);
 hostkv_status hostkv_session_clear(const hostkv_session *, uint32_t, uint64_t *);
 
@@ -69,6 +73,9 @@ int main(void) {
         (any_function)hostkv_lease_get_span,
         (any_function)hostkv_lease_check,
         (any_function)hostkv_lease_release,
+        (any_function)hostkv_session_prefetch,
+        (any_function)hostkv_prefetch_wait,
+        (any_function)hostkv_prefetch_end,
         (any_function)hostkv_session_remove,
         (any_function)hostkv_session_clear,
     };

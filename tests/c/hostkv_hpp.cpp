@@ -60,7 +60,7 @@ template <class T>
 constexpr bool is_move_only = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
                               !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
 static_assert(is_move_only<hostkv::Session> && is_move_only<hostkv::Keyspace>);
-static_assert(is_move_only<hostkv::Reservation> && is_move_only<hostkv::Lease>);
+static_assert(is_move_only<hostkv::Reservation> && is_move_only<hostkv::Lease> && is_move_only<hostkv::Prefetch>);
 static_assert(std::is_error_code_enum_v<hostkv::Status>);
 #if !defined(HOSTKV_NO_EXCEPTIONS)
 static_assert(std::is_base_of_v<std::system_error, hostkv::Error>);
@@ -132,6 +132,22 @@ std::size_t fill(const hostkv::Reservation &reservation) {
     return filled;
 }
 
+// The two leading keys of these are in the pool.
+void prefetch(const hostkv::Keyspace &keyspace, const std::vector<hostkv::Key> &keys) {
+    hostkv::Prefetch started = value(keyspace.prefetch(keys));
+    hostkv::Prefetch moved = std::move(started);
+    CHECK(moved && !started);
+    const std::optional<std::size_t> prefix_count = value(moved.wait(5000));
+    CHECK(prefix_count && *prefix_count == 2);
+    CHECK(*value(moved.wait(0)) == 2);
+    DONE(moved.end());
+    CHECK(!moved);
+    CHECK(FAULT_OF(moved.wait(0)) == hostkv::Status::invalid_argument);
+    CHECK(FAULT_OF(keyspace.prefetch(std::vector<hostkv::Key>())) == hostkv::Status::invalid_argument);
+    // Let go without a wait.
+    static_cast<void>(value(keyspace.prefetch(keys)));
+}
+
 void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &keyspace) {
     const std::vector<hostkv::Key> keys = value(hostkv::chunk_keys(std::vector<std::uint32_t>(1024, 9), 256));
     static_cast<void>(value(keyspace.remove(keys)));
@@ -160,6 +176,7 @@ void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &key
     DONE(moved.commit());
     CHECK(!moved);
 
+    prefetch(keyspace, keys);
     std::vector<std::uint8_t> present(keys.size(), 9);
     CHECK(value(keyspace.lookup(keys, present.data())) == 2);
     CHECK((present == std::vector<std::uint8_t>{1, 1, 0, 0}));

@@ -310,3 +310,44 @@ fn a_request_that_was_not_sent_is_told_from_one_that_may_be_carried_out() {
         assert_eq!(error.was_never_sent(), was_never_sent, "{error}");
     }
 }
+
+#[test]
+fn a_reply_may_be_waited_for_again_while_other_calls_go_on_and_is_given_once() {
+    let (connection, daemon) = pair();
+    let begun = connection
+        .begin(&reserve(9), Deadline::after_ms(1000))
+        .unwrap();
+    for timeout_ms in [0, 20, 0] {
+        let waited = connection.wait_for(begun, Deadline::after_ms(timeout_ms));
+        assert_eq!(waited, Ok(None));
+    }
+    assert_eq!(daemon.next().0.request_id, begun);
+    daemon.reply(begun + 1, &Reply::Pong);
+    let called = connection.call(&Request::Ping, Deadline::after_ms(1000));
+    assert_eq!(called, Ok(Reply::Pong));
+    daemon.reply(begun, &Reply::Reserved(vec![grant(5, Status::Ok)]));
+    let waited = connection.wait_for(begun, Deadline::after_ms(1000));
+    assert!(
+        matches!(waited, Ok(Some(Reply::Reserved(_)))),
+        "{waited:?}"
+    );
+    assert!(connection.wait_for(begun, Deadline::after_ms(0)).is_err());
+}
+
+#[test]
+fn a_reply_that_nobody_will_wait_for_gives_its_place_back_when_it_comes_or_at_once() {
+    let (connection, daemon) = pair();
+    let deadline = || Deadline::after_ms(1000);
+    let late = connection.begin(&Request::Stats, deadline()).unwrap();
+    connection.forget(late);
+    let early = connection.begin(&Request::Stats, deadline()).unwrap();
+    daemon.reply(early, &Reply::Pong);
+    daemon.reply(early + 1, &Reply::Pong);
+    connection.call(&Request::Ping, deadline()).unwrap();
+    connection.forget(early);
+    assert_eq!(connection.lock().outstanding.len(), 1, "the late one");
+    daemon.reply(late, &Reply::Pong);
+    daemon.reply(early + 2, &Reply::Pong);
+    connection.call(&Request::Ping, deadline()).unwrap();
+    assert_eq!(connection.lock().outstanding.len(), 0);
+}

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Module order is the order of the header: [`types`], then [`library`], [`session`], then what writes
-//! ([`reservation`]), what reads ([`lease`]), and [`admin`]. `handle` and `guard` serve them all and are
+//! ([`reservation`]), what reads ([`lease`], [`prefetch`]), and [`admin`]. `handle` and `guard` serve them all and are
 //! the only files that turn a pointer into something of Rust or a panic into a status.
 //!
 //! # What every pointer must be
@@ -34,6 +34,7 @@ mod guard;
 mod handle;
 pub mod lease;
 pub mod library;
+pub mod prefetch;
 pub mod reservation;
 pub mod session;
 pub mod types;

@@ -12,6 +12,7 @@
 
 use crate::chunk_keys::ChunkKey;
 use crate::lease::Handle;
+use crate::prefetch::Prefetch;
 use crate::reservation::Reservation;
 use crate::session::{ReserveItem, Session};
 use hostkv_shm_protocol::status::Status;
@@ -117,6 +118,9 @@ pub struct hostkv_reservation(pub(super) Reservation);
 /// A right to read some objects where they lie, until it is released.
 pub struct hostkv_lease(#[expect(dead_code, reason = "handles are only cast")] Handle);
 
+/// Keys on their way into the pool out of the daemon's tiers, kept there until it is ended.
+pub struct hostkv_prefetch(pub(super) Prefetch);
+
 /// Number of an open keyspace, i.e. of a model and layout for one tenant. Good in the session that opened it,
 /// until that session closes.
 pub type hostkv_keyspace = u32;
@@ -200,13 +204,13 @@ pub struct hostkv_keyspace_config {
     pub layout_fingerprint: u64,
 }
 
-/// Options of one reserve or acquire. A NULL pointer instead = no flags, no id, no device.
+/// Options of one reserve, acquire or prefetch. A NULL pointer instead = no flags, no id, no device.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct hostkv_request {
     /// sizeof(hostkv_request).
     pub struct_size: u32,
-    /// HOSTKV_ACQUIRE_ALL or 0; 0 in a reserve.
+    /// HOSTKV_ACQUIRE_ALL or 0; 0 in a reserve and in a prefetch.
     pub flags: u32,
     /// The engine's id of the request, for telemetry: UTF-8 without control characters, 1 to 128 bytes. NULL = none.
     pub request_id: *const c_char,

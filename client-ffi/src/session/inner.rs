@@ -13,6 +13,7 @@
 
 use super::keyspaces::KeyspaceSet;
 use super::life::{Duty, Life, Refusal};
+use super::open_prefetches::OpenPrefetches;
 use super::{POPULATE, READ_ONLY, SINGLE_MAPPING, SessionConfig};
 use crate::connection::hello::{self, Opened, Wishes};
 use crate::connection::{Connection, ConnectionError, Deadline};
@@ -29,7 +30,7 @@ use hostkv_shm_protocol::sync::{AtomicBool, AtomicU64, Ordering};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::HelloReply;
 use hostkv_shm_protocol::wire::reply::Reply;
-use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
+use hostkv_shm_protocol::wire::request::Request as WireRequest;
 use std::os::fd::{OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     write_base: Option<NonNull<u8>>,
     pub(crate) keyspaces: KeyspaceSet,
     pub(crate) lease_pool: LeasePool<Arc<Inner>>,
+    pub(crate) prefetches: OpenPrefetches,
     next_op_id: AtomicU64,
     is_torn_down: AtomicBool,
     pub(crate) hello: HelloReply,
@@ -145,6 +147,7 @@ impl Inner {
             write_base: parts.write_base,
             keyspaces: KeyspaceSet::new(),
             lease_pool: LeasePool::new(),
+            prefetches: OpenPrefetches::new(),
             next_op_id: AtomicU64::new(1),
             is_torn_down: AtomicBool::new(false),
             hello: reply,
@@ -302,9 +305,15 @@ impl Inner {
         &self,
         request: &WireRequest,
     ) -> core::result::Result<Reply, ConnectionError> {
-        let outcome = self
-            .connection
-            .call(request, Deadline::after_ms(self.timeout_ms));
+        let deadline = Deadline::after_ms(self.timeout_ms);
+        self.noticed(self.connection.call(request, deadline))
+    }
+
+    /// The outcome, and a daemon that is gone by it is known to be.
+    fn noticed<T>(
+        &self,
+        outcome: core::result::Result<T, ConnectionError>,
+    ) -> core::result::Result<T, ConnectionError> {
         if outcome.as_ref().is_err_and(ConnectionError::is_final) {
             self.life.mark_dead();
         }
@@ -335,9 +344,29 @@ impl Inner {
             .into()
     }
 
-    /// Gives grants back without waiting.
-    pub(crate) fn abort_later(&self, held: Held) {
-        self.connection.abort_later(held);
+    /// Sends a request whose reply [`Inner::wait_for`] waits for; gives its number.
+    pub(crate) fn begin(&self, request: &WireRequest) -> Result<u64> {
+        let tick = self.read.heartbeat_tick();
+        let deadline = Deadline::after_ms(self.timeout_ms);
+        self.noticed(self.connection.begin(request, deadline))
+            .map_err(|error| self.explain(error, Some(tick)))
+    }
+
+    /// Waits for the reply to a request that was begun; none when it did not come in time.
+    pub(crate) fn wait_for(&self, request_id: u64, timeout_ms: u32) -> Result<Option<Reply>> {
+        let deadline = Deadline::after_ms(timeout_ms);
+        self.noticed(self.connection.wait_for(request_id, deadline))
+            .map_err(|error| self.explain(error, None))
+    }
+
+    /// Nobody will wait for the reply to this request any more.
+    pub(crate) fn forget(&self, request_id: u64) {
+        self.connection.forget(request_id);
+    }
+
+    /// Gives something back without waiting.
+    pub(crate) fn give_back_later(&self, request: WireRequest) {
+        self.connection.give_back_later(request);
     }
 
     /// Refuses a keyspace number that this session did not open.
