@@ -19,6 +19,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
 use hostkv::lease::Lease;
+use hostkv::prefetch::Prefetch;
 use hostkv::reservation::Reservation;
 use hostkv::session::{self, Request, Session, SessionConfig};
 use hostkv::{ChunkKey, KeyspaceId, error::Error};
@@ -43,6 +44,7 @@ fn main() {
         reserved: Vec::new(),
         lease: None,
         leased: Vec::new(),
+        prefetch: None,
         raw: None,
     };
     let mut out = std::io::stdout();
@@ -75,6 +77,7 @@ struct Worker {
     reserved: Vec<ChunkKey>,
     lease: Option<Lease>,
     leased: Vec<ChunkKey>,
+    prefetch: Option<Prefetch>,
     raw: Option<Raw>,
 }
 
@@ -128,6 +131,19 @@ impl Worker {
                 self.lease = Some(lease);
                 Ok(found.to_string())
             }
+            ["prefetch", family, count] => {
+                let wanted = keys(family, number(count));
+                let prefetch =
+                    self.session()
+                        .prefetch(self.keyspace, &wanted, &Request::default())?;
+                self.prefetch = Some(prefetch);
+                done()
+            }
+            ["prefetched"] => {
+                let got = self.prefetch.as_ref().unwrap().wait(30_000)?;
+                Ok(got.prefix_count.to_string())
+            }
+            ["end-prefetch"] => self.prefetch.take().unwrap().end().map(|()| String::new()),
             ["verify"] => self.verify(),
             ["check"] => self.lease.as_ref().unwrap().check().map(|()| String::new()),
             ["release"] => self.lease.take().unwrap().release().map(|()| String::new()),

@@ -1,0 +1,393 @@
+//! Tiers behind L1, end to end: what was stored comes back by a prefetch, after an eviction, a restart and on another host,
+//! and a tier that is slow, hangs or fails moves nobody and loses nothing of L1.
+
+use std::path::Path;
+
+use hostkv::session::{KeyspaceConfig, Request, Session};
+use hostkv::{ChunkKey, KeyspaceId, Status};
+use hostkv_shm_protocol::wire::reply::Prefetched;
+use hostkv_tests::{
+    Daemon, DaemonSpec, Worker, assert_reads, keys, keyspace, keyspace_config, request, store,
+    wait_until,
+};
+
+const OBJECT_BYTES: u64 = 256 << 10;
+
+/// An fs tier in this folder, under the name `disk`.
+fn fs(folder: &Path) -> String {
+    format!(
+        r#"{{"type": "fs", "name": "disk", "base_path": "{}", "timeout_ms": 2000}}"#,
+        folder.display()
+    )
+}
+
+/// The same, with every operation failing in this way.
+fn faulty(kind: &str, rate: f64, folder: &Path) -> String {
+    format!(
+        r#"{{"type": "fault_inject", "kind": "{kind}", "rate": {rate}, "seed": 7, "inner": {}}}"#,
+        fs(folder)
+    )
+}
+
+fn with_tier(spec: &str) -> DaemonSpec {
+    DaemonSpec::new(&[]).flag("--l2-adapter", spec)
+}
+
+/// A figure of the tier `disk`.
+fn figure(daemon: &Daemon, name: &str) -> u64 {
+    let sample = format!("hostkv_l2_{name}{{l2_name=\"disk\"}}");
+    daemon.scrape().sample(&sample) as u64
+}
+
+fn wait_for_stores(daemon: &Daemon, count: u64) {
+    wait_until("the tier holds what was committed", || {
+        figure(daemon, "stored_keys_total") >= count
+    });
+}
+
+/// What a prefetch of these keys comes to; it is ended.
+fn prefetch(session: &Session, id: KeyspaceId, keys: &[ChunkKey]) -> Prefetched {
+    let prefetch = session.prefetch(id, keys, &request(0)).unwrap();
+    let outcome = prefetch.wait(30_000).unwrap();
+    prefetch.end().unwrap();
+    outcome
+}
+
+fn outcome(prefix_count: u32, loaded_count: u32, status: Status) -> Prefetched {
+    Prefetched {
+        prefix_count,
+        loaded_count,
+        status,
+    }
+}
+
+/// Panics unless all keys are readable, each with its own bytes.
+fn assert_all_read(session: &Session, id: KeyspaceId, keys: &[ChunkKey]) {
+    let lease = session.acquire(id, keys, &request(0)).unwrap();
+    assert_eq!(lease.prefix_count(), keys.len());
+    for (index, key) in keys.iter().enumerate() {
+        assert_reads(&lease, index, key);
+    }
+    lease.release().unwrap();
+}
+
+#[test]
+fn what_was_stored_comes_back_after_a_restart_of_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = with_tier(&fs(folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 16);
+    store(&session, id, &stored, OBJECT_BYTES);
+    drop(session);
+    // The end of the daemon stores what still waits.
+    daemon.stop();
+    let daemon = daemon.spec().clone().start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    assert_eq!(session.lookup(id, &stored, None).unwrap(), 0);
+    assert_eq!(prefetch(&session, id, &stored), outcome(16, 16, Status::Ok));
+    assert_all_read(&session, id, &stored);
+    let scrape = daemon.scrape();
+    assert_eq!(scrape.counter("l1_write_keys_total"), 16);
+    assert_eq!(scrape.counter("sm_write_requests_total"), 0);
+    assert_eq!(scrape.counter("sm_read_requests_total"), 1, "the acquire");
+    // What came out of the tier is not stored there again.
+    assert_eq!(figure(&daemon, "store_keys_total"), 0);
+    assert_eq!(figure(&daemon, "loaded_keys_total"), 16);
+    assert_eq!(
+        scrape.sample("lmcache_mp:l2_prefetch_hit_keys_total{l2_name=\"disk\"}"),
+        16.0
+    );
+    daemon.finish();
+}
+
+#[test]
+fn what_was_evicted_comes_back_and_is_kept_for_the_read_that_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&fs(folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 8);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 8);
+    for round in 0..4 {
+        store(
+            &session,
+            id,
+            &keys(&format!("more{round}"), 128),
+            OBJECT_BYTES,
+        );
+    }
+    assert_eq!(session.lookup(id, &stored, None).unwrap(), 0);
+    let named = Request {
+        request_id: Some("request-1"),
+        ..Request::default()
+    };
+    let kept = session.prefetch(id, &stored, &named).unwrap();
+    assert_eq!(kept.wait(30_000).unwrap(), outcome(8, 8, Status::Ok));
+    for round in 0..4 {
+        store(
+            &session,
+            id,
+            &keys(&format!("other{round}"), 128),
+            OBJECT_BYTES,
+        );
+    }
+    let lease = session.acquire(id, &stored, &named).unwrap();
+    assert_eq!(lease.prefix_count(), 8);
+    (0..8).for_each(|index| assert_reads(&lease, index, &stored[index]));
+    lease.release().unwrap();
+    kept.end().unwrap();
+    daemon.wait_for_line("Prefetch request completed (L1+L2): 8/8 prefix hits (0 L1, 8 L2) in ");
+    daemon.finish();
+}
+
+#[test]
+fn the_log_says_what_the_tiers_were_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&fs(folder.path()))
+        .variable("LMCACHE_LOG_LEVEL", "DEBUG")
+        .start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    store(&session, id, &keys("stored", 2), OBJECT_BYTES);
+    daemon.wait_for_line("Submitted store task 1 to adapter 0 with 2 keys.");
+    daemon.wait_for_line("L2 store task 1 completed: adapter 0, 2 keys.");
+    assert_eq!(
+        prefetch(&session, id, &keys("stored", 3)),
+        outcome(2, 0, Status::NotFound)
+    );
+    daemon.wait_for_line(
+        "Prefetch request submitted: 3 total keys, 2 L1 prefix hits, 1 remaining for L2",
+    );
+    daemon.finish();
+}
+
+#[test]
+fn an_object_of_another_layout_or_tenant_is_a_miss() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&fs(folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 4);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 4);
+    session.clear(0).unwrap();
+    session.close().unwrap();
+    for other in [
+        KeyspaceConfig {
+            layout_fingerprint: 8,
+            ..keyspace_config("test-model")
+        },
+        KeyspaceConfig {
+            cache_salt: "another tenant".to_owned(),
+            ..keyspace_config("test-model")
+        },
+        keyspace_config("another-model"),
+    ] {
+        let session = daemon.session();
+        let id = session.open_keyspace(&other).unwrap();
+        assert_eq!(
+            prefetch(&session, id, &stored),
+            outcome(0, 0, Status::NotFound)
+        );
+        session.close().unwrap();
+    }
+    let session = daemon.session();
+    let id = keyspace(&session);
+    assert_eq!(prefetch(&session, id, &stored), outcome(4, 4, Status::Ok));
+    daemon.finish();
+}
+
+#[test]
+fn a_damaged_object_is_a_miss_and_never_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&faulty("corrupt", 1.0, folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 4);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 4);
+    session.clear(0).unwrap();
+    assert_eq!(
+        prefetch(&session, id, &stored),
+        outcome(0, 0, Status::NotFound)
+    );
+    assert_eq!(session.lookup(id, &stored, None).unwrap(), 0);
+    let damaged = "hostkv_l2_load_failures_total{l2_name=\"disk\",reason=\"damaged\"}";
+    assert!(daemon.scrape().sample(damaged) >= 1.0);
+    daemon.audit_until("nothing is reserved", |audit| audit.reserved_count == 0);
+    daemon.finish();
+}
+
+#[test]
+fn two_sessions_that_want_the_same_keys_cost_one_load() {
+    let folder = tempfile::tempdir().unwrap();
+    // Slow, so that the second asks while the first waits.
+    let daemon = with_tier(&faulty("slow", 1.0, folder.path())).start();
+    let (first, second) = (daemon.session(), daemon.session());
+    let id = keyspace(&first);
+    let other_id = keyspace(&second);
+    let stored = keys("stored", 4);
+    store(&first, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 4);
+    first.clear(0).unwrap();
+    let a = first.prefetch(id, &stored, &request(0)).unwrap();
+    let b = second.prefetch(other_id, &stored, &request(0)).unwrap();
+    assert_eq!(a.wait(30_000).unwrap(), outcome(4, 4, Status::Ok));
+    assert_eq!(b.wait(30_000).unwrap(), outcome(4, 4, Status::Ok));
+    assert_eq!(figure(&daemon, "loaded_keys_total"), 4);
+    assert_all_read(&second, other_id, &stored);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn a_worker_that_is_killed_while_its_keys_are_loaded_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&faulty("slow", 1.0, folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    store(&session, id, &keys("stored", 4), OBJECT_BYTES);
+    wait_for_stores(&daemon, 4);
+    session.clear(0).unwrap();
+    for _ in 0..3 {
+        let mut worker = Worker::start(&daemon);
+        worker.must("open");
+        worker.must("keyspace test-model");
+        worker.must("prefetch stored 4");
+        worker.kill();
+    }
+    wait_until("nothing is loaded or kept any more", || {
+        let scrape = daemon.scrape();
+        scrape.sample("hostkv_l2_loading_bytes") == 0.0
+            && scrape.sample("hostkv_l2_open_prefetches") == 0.0
+            && scrape.sample("hostkv_l2_kept_bytes") == 0.0
+    });
+    let audit = daemon.audit();
+    assert_eq!((audit.reserved_count, audit.zombie_count), (0, 0));
+    daemon.finish();
+}
+
+/// Every reserve, commit and acquire goes on as without the tier, and what L1 holds stays.
+#[test]
+fn a_tier_that_is_slow_hangs_or_fails_moves_nobody_and_loses_nothing_of_l1() {
+    for kind in ["error", "slow", "hang", "lose", "full"] {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = with_tier(&faulty(kind, 1.0, folder.path())).start();
+        let session = daemon.session();
+        let id = keyspace(&session);
+        // Eight times the pool: every reserve is granted whatever the tier holds on to.
+        for round in 0..8 {
+            let new = keys(&format!("{kind}{round}"), 128);
+            store(&session, id, &new, OBJECT_BYTES);
+            assert_all_read(&session, id, &new[120..]);
+        }
+        let scrape = daemon.scrape();
+        for reason in ["no_space", "quota"] {
+            assert_eq!(scrape.write_failures(reason), 0, "{kind}: {reason}");
+        }
+        // What the tier took on stays within its bounds.
+        assert!(scrape.sample("hostkv_l2_storing_objects") <= 64.0);
+        assert!(
+            scrape.sample("hostkv_l2_storing_bytes")
+                <= scrape.sample("hostkv_l1_capacity_bytes") / 10.0
+        );
+        let kept = keys(&format!("{kind}7"), 128);
+        let prefetch = session.prefetch(id, &kept[120..], &request(0)).unwrap();
+        assert_eq!(prefetch.wait(0).unwrap(), outcome(8, 0, Status::Ok));
+        prefetch.end().unwrap();
+        daemon.finish();
+    }
+}
+
+#[test]
+fn a_hanging_tier_lets_a_prefetch_wait_and_be_ended_whatever_becomes_of_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = with_tier(&fs(folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 2);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 2);
+    drop(session);
+    daemon.stop();
+    let daemon = with_tier(&faulty("hang", 1.0, folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let waiting = session.prefetch(id, &stored, &request(0)).unwrap();
+    crate::assert_refused(waiting.wait(50), Status::Timeout);
+    // Everything else goes on.
+    store(&session, id, &keys("other", 8), OBJECT_BYTES);
+    waiting.end().unwrap();
+    let again = session.prefetch(id, &stored, &request(0)).unwrap();
+    assert_eq!(
+        again.wait(30_000).unwrap().prefix_count,
+        0,
+        "the deadline makes a miss of it"
+    );
+    again.end().unwrap();
+    let waiting = session.prefetch(id, &stored, &request(0)).unwrap();
+    daemon.kill();
+    crate::assert_refused(waiting.wait(5000), Status::Disconnected);
+    waiting.end().unwrap();
+}
+
+#[test]
+fn with_skip_l1_the_pool_is_a_buffer_before_the_tier() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&fs(folder.path()))
+        .flag("--l2-store-policy", "skip_l1")
+        .flag("--eviction-policy", "noop")
+        .start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 8);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_until("L1 is empty again", || {
+        session.figures().unwrap().used_bytes == 0
+    });
+    assert_eq!(prefetch(&session, id, &stored), outcome(8, 8, Status::Ok));
+    wait_until("L1 is empty once more", || {
+        session.figures().unwrap().used_bytes == 0
+    });
+    assert_eq!(daemon.scrape().counter("l1_evicted_keys_total"), 0);
+    daemon.finish();
+}
+
+#[test]
+fn a_removed_key_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = with_tier(&fs(folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 2);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 2);
+    // A prefetch that comes between the two may bring it back once.
+    wait_until("the tier does not have it any more", || {
+        session.remove(id, &stored[..1], None).unwrap();
+        prefetch(&session, id, &stored[..1]).prefix_count == 0
+    });
+    assert_eq!(prefetch(&session, id, &stored[1..]).prefix_count, 1);
+    daemon.finish();
+}
+
+#[test]
+fn a_spec_that_can_not_be_ends_the_start_with_one_sentence() {
+    with_tier(r#"{"type": "tape"}"#)
+        .start_must_fail()
+        .assert_says(2, &["--l2-adapter #1", "tape"]);
+    with_tier("{")
+        .start_must_fail()
+        .assert_says(2, &["Invalid JSON for --l2-adapter #1"]);
+    DaemonSpec::new(&[])
+        .flag("--l2-store-policy", "skip_l1")
+        .start_must_fail()
+        .assert_says(2, &["--l2-store-policy", "--l2-adapter"]);
+    DaemonSpec::new(&[])
+        .flag("--l2-store-policy", "sometimes")
+        .start_must_fail()
+        .assert_says(2, &["--l2-store-policy", "default or skip_l1"]);
+}
