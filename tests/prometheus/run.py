@@ -21,6 +21,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -39,6 +40,8 @@ DAEMON_PORT = 9090
 PROMETHEUS_PORT = 9091
 # In an index of this size the histograms of ages look at every object and not at a sample.
 DAEMON_FLAGS = ("--prometheus-port", str(DAEMON_PORT), "--max-objects", "16384")
+# The names that the rules' tests give their tiers.
+TIERS = ("disk", "redis")
 SCRAPE_SECONDS = 5
 LOAD_SECONDS = 22
 COLON = "lmcache_mp:"
@@ -195,7 +198,7 @@ def equals(server, series, expected):
 def check_rules_load(server):
     groups = server.api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    must(len(rules) == 9 + 7, f"Prometheus has {len(rules)} rules instead of 9 that record and 7 that alert")
+    must(len(rules) == 9 + 11, f"Prometheus has {len(rules)} rules instead of 9 that record and 11 that alert")
     for rule in rules:
         must(rule["health"] == "ok", f"{rule['name']} is {rule['health']}: {rule.get('lastError')}")
 
@@ -240,7 +243,10 @@ def variable_query_has_data(server):
 
 def check_live(tally, worker_program):
     with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(Daemon(default_daemon(), POOL_MIB / 1024, DAEMON_FLAGS))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostkv-tiers-"))
+        tiers = [json.dumps({"type": "fs", "name": name, "base_path": f"{folder}/{name}"}) for name in TIERS]
+        flags = (*DAEMON_FLAGS, *(word for tier in tiers for word in ("--l2-adapter", tier)))
+        daemon = stack.enter_context(Daemon(default_daemon(), POOL_MIB / 1024, flags))
         server = stack.enter_context(Prometheus(PACKAGING / "prometheus.yml", PROMETHEUS_PORT))
         server.wait("the first scrape", 3 * SCRAPE_SECONDS, lambda: server.value('up{job="hostkv"}') == 1)
         begin = time.time()

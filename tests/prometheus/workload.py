@@ -104,6 +104,7 @@ class Workload:
         self.read("hot", asked=8, found=8)
         self.read("hot", asked=11, found=8)
         self.read("missing", asked=3, found=0)
+        self.prefetch("missing", 1)
         self.store(f"cold{number}", 4)
         self.store("gone", 2)
         self.remove("gone", 2)
@@ -116,6 +117,12 @@ class Workload:
         self.worker.must("verify", str(found))
         self.worker.must("release")
         self._add(l1_read_keys_total=found)
+
+    def prefetch(self, family, count):
+        """Has the tiers asked for keys that nobody has; it is no read request."""
+        self.worker.must(f"prefetch {family} {count}")
+        self.worker.must("prefetched", "0")
+        self.worker.must("end-prefetch")
 
     def die_with_a_lease(self, victim):
         """Another process pins keys and is killed: they are asked for and found, and never released."""
