@@ -212,7 +212,7 @@ def install(prefix):
 class Scratch:
     """A folder that looks like the repository, a daemon at the default socket, and a shell in it."""
 
-    def __init__(self, folder, hostkvd, hostkv, prefix):
+    def __init__(self, folder, hostkvd, hostkv, prefix, **variables):
         self.folder = pathlib.Path(folder)
         self.failures = []
         self.tree = self.folder / "hostkv"
@@ -237,6 +237,7 @@ class Scratch:
             "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig"),
             "CMAKE_PREFIX_PATH": str(prefix),
             "TERM": "xterm-256color",
+            **variables,
         }
 
     def __enter__(self):

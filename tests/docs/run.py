@@ -8,6 +8,7 @@ Prints a line for each problem, what was left out by kind, and the counts; exit 
 
 import argparse
 import ctypes
+import json
 import os
 import pathlib
 import sys
@@ -26,7 +27,9 @@ from hostkv_daemon import stop_on_signals  # noqa: E402
 
 def metrics_page(hostkvd, hostkv):
     with tempfile.TemporaryDirectory(prefix="hostkv-docs-") as folder:
-        with commands.Scratch(folder, hostkvd, hostkv, pathlib.Path(folder)) as scratch:
+        # With a tier, because its families are there only then.
+        tier = json.dumps({"type": "fs", "base_path": f"{folder}/tier", "max_capacity_gb": 1})
+        with commands.Scratch(folder, hostkvd, hostkv, pathlib.Path(folder), HOSTKV_L2_ADAPTER=tier) as scratch:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"http://{scratch.metrics}/metrics", timeout=10) as answer:
                 return answer.read().decode()
