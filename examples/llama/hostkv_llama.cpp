@@ -29,6 +29,7 @@ struct Options {
     std::size_t vary_from = SIZE_MAX;
     std::size_t generate_count = 8;
     std::uint64_t seed = 1;
+    std::uint32_t prefetch_ms = 0;
     bool is_cached = true;
     bool is_verified = false;
 };
@@ -45,6 +46,7 @@ constexpr const char *usage =
     "  --no-flash          without flash attention\n"
     "  --socket PATH       the daemon's socket (HOSTKV_SOCKET, then the usual places)\n"
     "  --no-cache          do not use the pool\n"
+    "  --prefetch MS       have the prefix brought into the pool out of the daemon's tiers, and wait so long for it (0)\n"
     "  --logits FILE       write the first token's logits there, as floats\n"
     "  --verify            compute everything again without the cache; a differing bit is a failure\n";
 
@@ -63,15 +65,16 @@ std::uint64_t number(const char *option, const char *text, std::uint64_t low, st
 }
 
 Options parse(int argc, char **argv) {
-    enum { model = 1, prompt, tokens, seed, vary_from, generate, threads, kv_type, no_flash, socket, no_cache, logits, verify };
+    enum { model = 1, prompt, tokens, seed, vary_from, generate, threads, kv_type, no_flash, socket, no_cache, prefetch, logits, verify };
     static const option known[] = {
         {"model", required_argument, nullptr, model},       {"prompt", required_argument, nullptr, prompt},
         {"tokens", required_argument, nullptr, tokens},     {"seed", required_argument, nullptr, seed},
         {"vary-from", required_argument, nullptr, vary_from}, {"generate", required_argument, nullptr, generate},
         {"threads", required_argument, nullptr, threads},   {"kv-type", required_argument, nullptr, kv_type},
         {"no-flash", no_argument, nullptr, no_flash},       {"socket", required_argument, nullptr, socket},
-        {"no-cache", no_argument, nullptr, no_cache},       {"logits", required_argument, nullptr, logits},
-        {"verify", no_argument, nullptr, verify},           {nullptr, 0, nullptr, 0},
+        {"no-cache", no_argument, nullptr, no_cache},       {"prefetch", required_argument, nullptr, prefetch},
+        {"logits", required_argument, nullptr, logits},     {"verify", no_argument, nullptr, verify},
+        {nullptr, 0, nullptr, 0},
     };
     constexpr std::uint64_t most_tokens = 1 << 20;
     Options options;
@@ -92,6 +95,7 @@ Options parse(int argc, char **argv) {
         case no_flash: options.engine.is_flash_attention = false; break;
         case socket: options.socket_path = optarg; break;
         case no_cache: options.is_cached = false; break;
+        case prefetch: options.prefetch_ms = static_cast<std::uint32_t>(number("prefetch", optarg, 0, 3600000)); break;
         case logits: options.logits_path = optarg; break;
         case verify: options.is_verified = true; break;
         default: refuse("unknown or incomplete option.");
@@ -187,7 +191,7 @@ void run(const Options &options) {
     const double begin = now_seconds();
     const std::vector<std::uint32_t> before_last(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(last));
     const std::vector<hostkv::Key> keys = cache ? hostkv::chunk_keys(before_last, chunk_tokens) : std::vector<hostkv::Key>();
-    const Transfer restored = cache ? cache->restore(context, keys) : Transfer();
+    const Transfer restored = cache ? cache->restore(context, keys, options.prefetch_ms) : Transfer();
     const double prefill_begin = now_seconds();
     context.decode(tokens, restored.chunk_count * chunk_tokens, last);
     const double prefill_seconds = now_seconds() - prefill_begin;

@@ -58,11 +58,11 @@ public:
         });
     }
 
-    // Puts the longest cached run of leading chunks into an empty context.
-    Transfer restore(Context &context, const std::vector<hostkv::Key> &keys) {
+    // Puts the longest cached run of leading chunks into an empty context; what tiers have is waited for this long.
+    Transfer restore(Context &context, const std::vector<hostkv::Key> &keys, std::uint32_t prefetch_ms = 0) {
         Transfer done;
         const double begin = now_seconds();
-        if (is_usable_) attempt("restore", [&] { restore_batches(context, keys, done); });
+        if (is_usable_) attempt("restore", [&] { restore_batches(context, keys, prefetch_ms, done); });
         // A batch that failed half way left chunks that are not in the account.
         context.truncate(done.chunk_count);
         done.seconds = now_seconds() - begin;
@@ -95,9 +95,15 @@ private:
 
     // Pins of one session are bounded in number and bytes, so a long prompt takes several leases, each one
     // released before the next.
-    void restore_batches(Context &context, const std::vector<hostkv::Key> &keys, Transfer &done) {
+    void restore_batches(Context &context, const std::vector<hostkv::Key> &keys, std::uint32_t prefetch_ms, Transfer &done) {
         while (done.chunk_count < keys.size()) {
             const std::size_t asked = std::min<std::size_t>(keys.size() - done.chunk_count, max_batch_keys_);
+            // Kept in the pool until the lease has its pins; what has not come in time is not waited for.
+            hostkv::Prefetch prefetch;
+            if (prefetch_ms > 0) {
+                prefetch = keyspace_.prefetch({keys.data() + done.chunk_count, asked});
+                static_cast<void>(prefetch.wait(prefetch_ms));
+            }
             hostkv::Lease lease = keyspace_.acquire({keys.data() + done.chunk_count, asked});
             std::size_t restored = 0;
             std::uint64_t bytes = 0;
