@@ -17,7 +17,7 @@ use super::backend::{Backend, Fault, Got, Put};
 use super::figures::FailureReason;
 use super::jobs::{LoadJob, Lookup, LookupJob, StoreJob};
 use super::open;
-use super::tier::{Flushed, News, Ticket, Tier, Work, is_last};
+use super::tier::{Flushed, News, Taken, Ticket, Tier, Work, is_last};
 use super::{Completion, LoadOutcome, TierNumber};
 use crate::workers::PayloadBytes;
 
@@ -173,7 +173,12 @@ impl Engine {
     /// One thread of a tier, until the end.
     pub(super) fn serve(&self, number: TierNumber) {
         let tier = &self.tiers[number];
-        while let Some((ticket, work, backend)) = tier.next() {
+        while let Some(Taken {
+            ticket,
+            work,
+            backend,
+        }) = tier.next()
+        {
             let flushed = match (work, backend) {
                 (Work::Probe, backend) => self.probe(tier, ticket, backend),
                 (Work::Lookup(job), Some(backend)) => self.find(number, ticket, &job, &*backend),

@@ -43,6 +43,14 @@ pub(super) enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(u64);
 
+/// What a thread has taken out.
+pub(super) struct Taken {
+    pub(super) ticket: Ticket,
+    pub(super) work: Work,
+    /// None for a probe of a tier that is not there.
+    pub(super) backend: Option<Arc<dyn Backend>>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Probe,
@@ -273,7 +281,7 @@ impl Tier {
     }
 
     /// Waits for what is to be done next; none when the thread is to end.
-    pub(super) fn next(&self) -> Option<(Ticket, Work, Option<Arc<dyn Backend>>)> {
+    pub(super) fn next(&self) -> Option<Taken> {
         let mut inner = self.inner();
         loop {
             let now = Instant::now();
@@ -283,8 +291,11 @@ impl Tier {
                 return None;
             }
             if let Some(work) = inner.take_work(self.thread_count) {
-                let backend = inner.backend.clone();
-                return Some((inner.begin(&work, now), work, backend));
+                return Some(Taken {
+                    ticket: inner.begin(&work, now),
+                    work,
+                    backend: inner.backend.clone(),
+                });
             }
             // Woken when there is work; the time only bounds how late the end of a drain is seen.
             inner = self
