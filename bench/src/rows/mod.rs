@@ -16,6 +16,7 @@ pub mod parallel;
 pub mod reads;
 pub mod sessions;
 pub mod start;
+pub mod tiers;
 
 use crate::report::Report;
 use crate::table::Row;
@@ -32,7 +33,7 @@ pub struct Plan {
 type Group = fn(&Plan, &mut Report) -> Result<(), String>;
 
 /// All groups, in the order of the table.
-const GROUPS: [(&str, Group); 14] = [
+const GROUPS: [(&str, Group); 15] = [
     ("limits", bytes::limits),
     ("reads", reads::rows),
     ("bytes", bytes::rows),
@@ -46,6 +47,7 @@ const GROUPS: [(&str, Group); 14] = [
     ("sessions", sessions::rows),
     ("integrity", integrity::rows),
     ("observed", observed::rows),
+    ("tiers", tiers::rows),
     ("engine", engine::rows),
 ];
 
