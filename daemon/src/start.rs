@@ -93,6 +93,9 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
         .with_sums(config.integrity != Integrity::Off);
     let payload = make_payload(&config, geometry)?;
     let control = segment::create_control(geometry.segment_len())?;
+    if config.pool.is_locked {
+        segment::lock_in_memory(&payload, &control)?;
+    }
     // SAFETY: the mapping is page-aligned and as long as the segment, and `control` is dropped at the end of this
     // function, after the store and the loop. Nobody makes a reference to the bytes.
     let view = unsafe { View::new(control.base().as_ptr(), control.len_bytes()) };

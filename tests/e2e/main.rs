@@ -18,6 +18,7 @@ mod integrity;
 mod key_messages;
 mod keyspaces;
 mod lifecycle;
+mod locked_memory;
 mod logging;
 mod metrics;
 mod prefetch;

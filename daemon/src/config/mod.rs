@@ -156,6 +156,8 @@ pub struct PoolConfig {
     pub prefault: bool,
     /// How long to wait for memory that an earlier pool still holds.
     pub start_wait: Duration,
+    /// Whether payload and control segment are locked in memory.
+    pub is_locked: bool,
 }
 
 /// Which pages the payload uses.

@@ -353,6 +353,14 @@ impl Resolver<'_> {
         let text = |is_on: &bool| if *is_on { "yes" } else { "no" }.to_owned();
         let prefault = self.take(&setting::PREFAULT, true, check::yes_no, text)?;
         let start_wait = self.seconds(&setting::START_WAIT, 60, 0.0)?;
+        let is_locked = self.take(&setting::MLOCK, false, check::yes_no, bool::to_string)?;
+        if is_locked && !prefault {
+            return Err(self.combination(
+                &setting::MLOCK,
+                &setting::PREFAULT,
+                "what is locked in memory is there whole; leave one of the two away",
+            ));
+        }
         Ok(PoolConfig {
             size_bytes,
             align_bytes,
@@ -361,6 +369,7 @@ impl Resolver<'_> {
             huge_pages,
             prefault,
             start_wait,
+            is_locked,
         })
     }
 

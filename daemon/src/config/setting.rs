@@ -252,6 +252,15 @@ pub(super) static START_WAIT: Setting = Setting::new(
     "a number of seconds from 0 to 86400",
 );
 
+pub(super) static MLOCK: Setting = Setting::new(
+    "mlock",
+    "",
+    Shape::Switch,
+    POOL,
+    "Lock payload and index in memory, so that they are never swapped out; needs as much RLIMIT_MEMLOCK",
+    "yes or no",
+);
+
 pub(super) static EVICTION_POLICY: Setting = Setting::new(
     "eviction-policy",
     "LRU|noop",
@@ -496,7 +505,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 43] = [
+pub(super) static ALL: [&Setting; 44] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -512,6 +521,7 @@ pub(super) static ALL: [&Setting; 43] = [
     &HUGEPAGES,
     &PREFAULT,
     &START_WAIT,
+    &MLOCK,
     &EVICTION_POLICY,
     &EVICTION_TRIGGER_WATERMARK,
     &EVICTION_RATIO,

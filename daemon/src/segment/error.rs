@@ -70,6 +70,20 @@ pub enum SegmentError {
         /// ENOSPC or ENOMEM.
         errno: Errno,
     },
+    /// `--mlock` is more than the process may lock.
+    #[error(
+        "locking {} of payload and index in memory failed ({errno}), this process may lock {}; raise RLIMIT_MEMLOCK (LimitMEMLOCK= of its unit, ulimit -l) or leave --mlock away",
+        human_bytes(*need_bytes),
+        human_bytes(*limit_bytes)
+    )]
+    NotLocked {
+        /// Both segments.
+        need_bytes: u64,
+        /// The limit of the process.
+        limit_bytes: u64,
+        /// What the kernel says.
+        errno: Errno,
+    },
     /// The kernel's pool of 2 MiB pages ran out between the check and the map.
     #[error(
         "the payload needs {need_count} pages of 2 MiB, which the kernel's pool does not have ({errno}); sysctl vm.nr_hugepages={need_count} or more, or --hugepages auto"

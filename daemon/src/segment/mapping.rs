@@ -18,16 +18,23 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::mman::{
-    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+    MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, mmap_anonymous, mprotect, munmap,
 };
 
 use super::error::SegmentError;
+use crate::systemd;
 
 /// The small page size: what a mapping is rounded up to.
 pub(super) const PAGE_BYTES: usize = 4096;
+
+/// What is locked in memory by one call.
+const LOCK_PIECE_BYTES: usize = 1 << 30;
+/// How long the service manager is asked to wait for one.
+const LOCK_PIECE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A read-write mapping of a whole segment, unmapped on drop.
 #[derive(Debug)]
@@ -179,6 +186,22 @@ impl Mapping {
                 }
             }
         }
+    }
+
+    /// Locks every page in memory, until the mapping ends. Pages that are not there yet are brought in.
+    pub(super) fn lock(&self) -> nix::Result<()> {
+        let mut done_bytes = 0;
+        while done_bytes < self.mapped_bytes {
+            let piece_bytes = LOCK_PIECE_BYTES.min(self.mapped_bytes - done_bytes);
+            // Page-table entries of small pages take their time in a large pool.
+            systemd::extend_timeout(LOCK_PIECE_WITHIN);
+            // SAFETY: the piece lies inside the mapping.
+            let piece = unsafe { self.start().byte_add(done_bytes) };
+            // SAFETY: as above, and the lock changes no content.
+            unsafe { mlock(piece, piece_bytes) }?;
+            done_bytes += piece_bytes;
+        }
+        Ok(())
     }
 
     fn start(&self) -> NonNull<c_void> {

@@ -98,6 +98,10 @@ impl Payload {
         memfd::read_only_fd(self.backing.fd(), SEGMENT)
     }
 
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// Length of the payload: whole 2 MiB.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes

@@ -144,8 +144,8 @@ fn the_command_line_is_refused_in_one_sentence_that_names_the_flag() {
             "unknown flag \"--max-sesions\", perhaps --max-sessions is meant; hostkvd --help lists all",
         ),
         (
-            &["--mlock"],
-            "unknown flag \"--mlock\"; hostkvd --help lists all",
+            &["--gpudirect"],
+            "unknown flag \"--gpudirect\"; hostkvd --help lists all",
         ),
         (&["--numa"], "unknown flag \"--numa\""),
         (&["-x"], "unknown flag \"-x\"; hostkvd --help lists all"),
@@ -276,6 +276,11 @@ fn settings_that_contradict_each_other_are_refused_with_both_names() {
         sentence.starts_with(
             "--hugepages \"hugetlb\" and --shm-name \"/kv\" do not go together: allowed "
         ),
+        "{sentence}"
+    );
+    let sentence = world.sentence(&["--mlock", "--prefault", "no"]);
+    assert!(
+        sentence.starts_with("--mlock true and --prefault \"no\" do not go together: "),
         "{sentence}"
     );
     world.set("HOSTKV_L1_SIZE_GB", "300");
