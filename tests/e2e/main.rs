@@ -14,6 +14,7 @@ mod containers;
 mod daemon_crash;
 mod endpoint_abuse;
 mod eviction;
+mod hostile_memory;
 mod integrity;
 mod key_messages;
 mod keyspaces;

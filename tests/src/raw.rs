@@ -51,6 +51,8 @@ struct Opened {
     staging: Option<MmapRaw>,
     staging_fd: Option<OwnedFd>,
     lease: MmapRaw,
+    lease_fd: OwnedFd,
+    daemon_fd: OwnedFd,
 }
 
 /// The client.
@@ -156,7 +158,7 @@ impl RawClient {
         let reply = HelloReply::decode(body).unwrap();
         let mut descriptors = descriptors;
         let staging_fd = (reply.staging_bytes > 0).then(|| descriptors.remove(3));
-        let [control_fd, lease, payload_fd, _daemon] = descriptors
+        let [control_fd, lease_fd, payload_fd, daemon_fd] = descriptors
             .try_into()
             .expect("four descriptors come with HELLO, and a staging segment for some");
         let staging = staging_fd.as_ref().map(|fd| {
@@ -165,7 +167,7 @@ impl RawClient {
                 .map_raw(fd)
                 .unwrap()
         });
-        let lease_len = nix::sys::stat::fstat(&lease).unwrap().st_size as usize;
+        let lease_len = nix::sys::stat::fstat(&lease_fd).unwrap().st_size as usize;
         let mut whole = MmapOptions::new();
         whole.len(reply.capacity_bytes as usize);
         let payload = whole
@@ -178,7 +180,12 @@ impl RawClient {
             control_fd,
             staging,
             staging_fd,
-            lease: MmapOptions::new().len(lease_len).map_raw(&lease).unwrap(),
+            lease: MmapOptions::new()
+                .len(lease_len)
+                .map_raw(&lease_fd)
+                .unwrap(),
+            lease_fd,
+            daemon_fd,
             reply: reply.clone(),
         });
         Ok(reply)
@@ -186,8 +193,16 @@ impl RawClient {
 
     /// Challenge, HELLO and its answer.
     pub fn open(&mut self) -> Result<HelloReply, Refused> {
+        self.open_with(0)
+    }
+
+    /// As [`RawClient::open`], with flags of HELLO.
+    pub fn open_with(&mut self, flags: u32) -> Result<HelloReply, Refused> {
         let nonce = self.challenge()?;
-        self.send_hello(&RawClient::hello(nonce));
+        self.send_hello(&Hello {
+            flags,
+            ..RawClient::hello(nonce)
+        });
         self.opened()
     }
 
@@ -199,6 +214,16 @@ impl RawClient {
     /// The control segment's descriptor.
     pub fn control_fd(&self) -> impl AsFd + '_ {
         &self.open_session().control_fd
+    }
+
+    /// The descriptor of its lease segment.
+    pub fn lease_fd(&self) -> impl AsFd + '_ {
+        &self.open_session().lease_fd
+    }
+
+    /// The daemon's pidfd.
+    pub fn daemon_fd(&self) -> impl AsFd + '_ {
+        &self.open_session().daemon_fd
     }
 
     /// The staging segment's descriptor and mapping, if the session has one.

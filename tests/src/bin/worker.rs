@@ -24,6 +24,7 @@ use hostkv::reservation::Reservation;
 use hostkv::session::{self, Request, Session, SessionConfig};
 use hostkv::{ChunkKey, KeyspaceId, error::Error};
 use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
+use hostkv_shm_protocol::wire::hello::hello_flags;
 use hostkv_shm_protocol::wire::reply::ReservedItem;
 use hostkv_shm_protocol::wire::request::{Held, Request as WireRequest};
 use hostkv_tests::torture::hostile::rage;
@@ -218,7 +219,7 @@ impl Worker {
             ["fork-during-opens", count] => Ok(self.fork_during_opens(number(count))),
             ["maps"] => Ok(hostkv_maps()),
             ["descriptors"] => Ok(hostkv_descriptors()),
-            ["attack"] => Ok(self.attack()),
+            ["attack", wishes @ ..] => Ok(self.attack(wishes)),
             ["raw", what @ ..] => self.raw(what),
             _ => panic!("there is no order {words:?}"),
         }
@@ -401,13 +402,17 @@ impl Worker {
         format!("{accessible} {opened}")
     }
 
-    /// What succeeds of an attack on the payload and the index with all that HELLO gives.
-    fn attack(&self) -> String {
+    /// What an attack with all that HELLO gives to a session without trust can do and must not.
+    fn attack(&self, wishes: &[&str]) -> String {
+        // After a change of user, so that only the kernel's rules for the segments keep it from opening them anew.
+        nix::sys::prctl::set_dumpable(true).unwrap();
         let mut client = RawClient::connect(self.socket.as_ref().unwrap()).unwrap();
-        client.open().unwrap();
-        let mut done = attack::succeed(client.payload_fd());
-        done.extend(attack::succeed(client.control_fd()));
-        done.join(",")
+        let flags = match wishes.contains(&"read-only") {
+            true => hello_flags::READ_ONLY,
+            false => 0,
+        };
+        client.open_with(flags).unwrap();
+        attack::breaks(&client, false).join(",")
     }
 
     /// 0 when every call says FORKED and every end says OK; else the number of the first that does not.
