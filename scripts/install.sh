@@ -33,6 +33,7 @@ group_test() {
   group_demo
   need clang has clang++
   need strace has strace
+  need patch has patch
   need valgrind has valgrind
   # valgrind refuses to run a program whose loader it has no symbols for.
   need libc6-dbg dpkg -s libc6-dbg

@@ -6,6 +6,8 @@ use Status::{Exists, NoSpace, Ok as Done, Quota};
 use hostkv_shm_protocol::lease::RECENCY_RECORDS;
 use hostkv_shm_protocol::lease::counters::Counter;
 use hostkv_shm_protocol::lease::events::{Event, EventOp, EventPhase};
+use hostkv_shm_protocol::sync::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 /// A pool of `units` that is full of objects of one unit, numbered from 0.
 fn full_of_small_ones(options: Options) -> (Pool, Client, KeyspaceId) {
@@ -349,6 +351,35 @@ fn a_slot_that_names_no_entry_is_no_pin() {
     pool.next_second();
     let stats = pool.store.stats();
     assert_eq!((stats.pinned_bytes, stats.oldest_pin_ns), (0, 0));
+    pool.store
+        .close_session(hostile.id, SessionEnd::Death, pool.now);
+    pool.audited();
+}
+
+#[test]
+fn a_slot_that_changes_while_it_is_scanned_is_looked_at_once() {
+    let mut pool = Pool::new(Options::default());
+    let hostile = pool.client();
+    let writer = pool.client();
+    let ks = pool.keyspace(writer);
+    assert_eq!(pool.store_one(writer, key(ks, 1), 4096), Done);
+    hostile.pins.raise_high_water(u32::MAX);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let has_ended = Arc::clone(&is_over);
+    let flipper = std::thread::spawn(move || {
+        // Relaxed: only the end of a loop.
+        while !has_ended.load(Ordering::Relaxed) {
+            for slot in 0..hostile.pins.count() {
+                hostile.pins.publish(slot, EntryNumber(0));
+                hostile.pins.publish(slot, EntryNumber(u32::MAX - 1));
+            }
+        }
+    });
+    for _ in 0..20_000 {
+        pool.next_second();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    flipper.join().unwrap();
     pool.store
         .close_session(hostile.id, SessionEnd::Death, pool.now);
     pool.audited();
