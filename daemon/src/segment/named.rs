@@ -17,12 +17,12 @@
 //! Between create and lock another starter can take the fresh segment for a stale one. Therefore the owner compares
 //! the inode of the crate's mapping with that of its locked descriptor, and leaves the name alone when they differ.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::geteuid;
@@ -47,7 +47,8 @@ pub(super) fn segment_path(name: &str) -> PathBuf {
 pub(super) struct NamedSegment {
     // Dropped first: the name goes while the lock is still held, so nobody can mistake it for a stale one.
     _owner: Shmem,
-    file: Flock<OwnedFd>,
+    /// Locked until it is closed.
+    file: File,
 }
 
 // SAFETY: the crate's handle is not Send only for its pointer, which is never dereferenced here; unmapping,
@@ -123,7 +124,7 @@ pub(super) fn clear_stale(name: &str) -> Result<(), SegmentError> {
         let Some(file) = try_lock(file)? else {
             return Err(SegmentError::NameTaken { path });
         };
-        let stat = fstat(&*file).map_err(|errno| call("fstat", errno))?;
+        let stat = fstat(&file).map_err(|errno| call("fstat", errno))?;
         // Without a link, who held the lock before has unlinked it: the name is free or somebody else's by now.
         if stat.st_nlink == 0 {
             continue;
@@ -148,7 +149,7 @@ pub(super) fn clear_stale(name: &str) -> Result<(), SegmentError> {
 }
 
 /// Reopens what the crate has created, locks it, and makes sure that both are the same file.
-fn adopt(name: &str, owner: &Shmem) -> Result<Flock<OwnedFd>, SegmentError> {
+fn adopt(name: &str, owner: &Shmem) -> Result<File, SegmentError> {
     // The crate's map cannot be made PROT_NONE first; no other thread exists at start that could fork meanwhile.
     for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
         // SAFETY: the range is the crate's live mapping; neither advice changes its content.
@@ -164,7 +165,7 @@ fn adopt(name: &str, owner: &Shmem) -> Result<Flock<OwnedFd>, SegmentError> {
         Err(errno) => return Err(call("shm_open", errno)),
     };
     let file = try_lock(file)?.ok_or_else(taken)?;
-    let stat = fstat(&*file).map_err(|errno| call("fstat", errno))?;
+    let stat = fstat(&file).map_err(|errno| call("fstat", errno))?;
     if stat.st_nlink == 0 || mapped_inode(owner.as_ptr() as usize)? != Some(stat.st_ino) {
         return Err(taken());
     }
@@ -172,11 +173,16 @@ fn adopt(name: &str, owner: &Shmem) -> Result<Flock<OwnedFd>, SegmentError> {
     Ok(file)
 }
 
-fn try_lock(file: OwnedFd) -> Result<Option<Flock<OwnedFd>>, SegmentError> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => Ok(Some(locked)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(call("flock", errno)),
+/// The file with its lock, which ends when it is closed; nothing is to be unlocked, and nothing can fail then.
+fn try_lock(file: OwnedFd) -> Result<Option<File>, SegmentError> {
+    let file = File::from(file);
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(call(
+            "flock",
+            Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        )),
     }
 }
 

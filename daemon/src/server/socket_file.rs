@@ -10,7 +10,7 @@
 //!
 //! A socket of the service manager is adopted instead: its file, with its rights, is the manager's, before and after.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{
@@ -19,7 +19,6 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
@@ -186,18 +185,20 @@ impl SocketPlace {
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&lock_path)
                 .map_err(|error| self.fault("opening the lock file", &lock_path, error))?;
-            let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((file, Errno::EWOULDBLOCK)) => {
+            // The lock ends when the file is closed: nothing is to be unlocked, and nothing can fail then.
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
                     return Err(StartError::SocketTaken {
                         pid: pid_in(file),
                         path: self.path.clone(),
                     });
                 }
-                Err((_, errno)) => {
-                    return Err(self.fault("locking the lock file", &lock_path, errno));
+                Err(TryLockError::Error(error)) => {
+                    return Err(self.fault("locking the lock file", &lock_path, error));
                 }
-            };
+            }
+            let mut lock = file;
             let is_still_there = same_file(&lock, &lock_path)
                 .map_err(|error| self.fault("looking at the lock file", &lock_path, error))?;
             // The one who held it may have removed the file between our open and our lock.
@@ -249,7 +250,7 @@ fn same_file(open: &File, path: &Path) -> io::Result<bool> {
 pub struct LockedPlace {
     place: SocketPlace,
     lock_path: PathBuf,
-    lock: Flock<File>,
+    lock: File,
     /// The socket file that this process made, as device and inode.
     bound: Option<(u64, u64)>,
 }

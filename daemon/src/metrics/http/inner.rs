@@ -110,8 +110,12 @@ impl Inner {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             None,
         )?;
-        // tiny_http panics when the system has no thread left; to us that is one failed build.
-        let server = catch_unwind(AssertUnwindSafe(|| Server::from_listener(listener, None)))
+        // tiny_http panics when the system has no thread left; to us that is one failed build. Not on this thread: at
+        // the start it is the loop's, whose panics end the daemon.
+        let server = std::thread::Builder::new()
+            .name("metrics-start".to_owned())
+            .spawn(move || Server::from_listener(listener, None))?
+            .join()
             .map_err(|_| io::Error::other("tiny_http could not start its threads"))?
             .map_err(io::Error::other)?;
         let listening = Arc::new(Listening {
