@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz planted)
+steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz planted sanitize)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -71,6 +71,8 @@ step_fuzz() { scripts/fuzz.sh --seconds 60; }
 
 # Five of the planted bugs, others each day; all of them in `make torture`.
 step_planted() { scripts/planted.sh --rotate 5 --seconds 180; }
+
+step_sanitize() { scripts/sanitize.sh address --short; }
 
 step_install() { scripts/test-install.sh; }
 

@@ -55,7 +55,7 @@ if [[ -z ${ONLY-} ]]; then
   HOSTKV_MODEL_FULL=1 part models $(($(left) / 2)) scripts/models.sh
   part "planted bugs" $(($(left) / 2)) scripts/planted.sh
   for tool in address thread miri; do
-    part "sanitizer $tool" $(($(left) / 3)) scripts/sanitize.sh "$tool"
+    part "checker $tool" $(($(left) / 3)) scripts/sanitize.sh "$tool"
   done
   # Two targets at a time, and two minutes to build them.
   targets=$(scripts/fuzz.sh --list 2>/dev/null | wc -l)
