@@ -216,6 +216,29 @@ pub fn store_unwritten(
     reservation.commit().map_err(said)
 }
 
+/// Reserves items, copies as many bytes of `source` as each has into it, and commits; fails unless every one is granted.
+pub fn store(
+    session: &Session,
+    keyspace: KeyspaceId,
+    items: &[ReserveItem],
+    source: &[u64],
+) -> Result<(), String> {
+    let reservation = session
+        .reserve(keyspace, items, &Default::default())
+        .map_err(said)?;
+    for index in 0..items.len() {
+        let span = reservation.span(index).map_err(said)?;
+        if span.len_bytes as usize > std::mem::size_of_val(source) {
+            return Err(format!("a source is shorter than {} bytes", span.len_bytes));
+        }
+        // SAFETY: the span is ours until the commit, and no longer than the source.
+        unsafe {
+            hostkv::copy::copy(span.data, source.as_ptr().cast(), span.len_bytes as usize);
+        }
+    }
+    reservation.commit().map_err(said)
+}
+
 /// Stores keys `0..count` of `len_bytes` each; fails unless every one is granted or there already.
 pub fn fill(
     session: &Session,

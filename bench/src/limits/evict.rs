@@ -2,16 +2,12 @@
 //!
 //! The entries are taken in the order in which they were stored, as the coldest are when nothing is read.
 
-use super::index::canonical;
-use super::pages::{Pages, Region};
+use super::index::{empty, put};
+use super::pages::Pages;
 use hostkv_daemon::store::allocator::Allocator;
-use hostkv_shm_protocol::control::Geometry;
-use hostkv_shm_protocol::control::header::{HeaderInit, HeaderView};
 use hostkv_shm_protocol::control::writer::{IndexWriter, scan_fence};
-use hostkv_shm_protocol::extent::Extent;
-use hostkv_shm_protocol::id::{EntryNumber, InstanceId};
-use hostkv_shm_protocol::key::{HashSecret, Key};
-use hostkv_shm_protocol::view::View;
+use hostkv_shm_protocol::id::EntryNumber;
+use hostkv_shm_protocol::key::Key;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -22,52 +18,22 @@ const SLOTS: usize = 4096;
 
 /// Nanoseconds for each of `count` objects.
 pub fn evict_ns(count: u32) -> Result<f64, String> {
-    let fault = |error: &dyn std::fmt::Display| error.to_string();
-    let geometry = Geometry::for_entries(count);
-    let region = Region::new(geometry.segment_len() as usize, Pages::Small)?;
-    // SAFETY: the region outlives the view, which ends with this function.
-    let view = unsafe { View::new(region.bytes(), geometry.segment_len()) };
-    HeaderView::new(view)
-        .map_err(|error| fault(&error))?
-        .initialise(&HeaderInit {
-            instance_id: InstanceId([1; 16]),
-            boot_id: [0; 2],
-            created_mono_ns: 0,
-            flags: 0,
-            geometry,
-            align_bytes: 64,
-            hash_secret: HashSecret { k0: 17, k1: 19 },
-            payload_len: u64::from(count) * 64,
-            max_sessions: 1,
-            check_every: 0,
-        });
-    let mut writer = IndexWriter::new(view).map_err(|error| fault(&error))?;
+    let (_region, _, view) = empty(count, Pages::Small)?;
+    let mut writer = IndexWriter::new(view).map_err(|error| error.to_string())?;
     let mut allocator = Allocator::new(count, count);
     for number in 0..count {
-        let key = canonical(u64::from(number))?;
         let offset_units = allocator
             .allocate(number, 1)
             .ok_or("the allocator is full")?;
-        let entry = EntryNumber(number);
-        writer.write_fields(
-            entry,
-            &key,
-            Extent {
-                offset_units,
-                len_bytes: 64,
-            },
-        );
-        writer
-            .link(entry, writer.hash(&key))
-            .map_err(|error| fault(&error))?;
-        writer.publish(entry);
+        put(&mut writer, number, offset_units)?;
     }
     let slots = black_box(vec![0_u64; SLOTS]);
     let begin = Instant::now();
     for first in (0..count).step_by(BATCH as usize) {
         let batch = first..(first + BATCH).min(count);
         for entry in batch.clone().map(EntryNumber) {
-            let key = Key::from_words(writer.key_words(entry)).map_err(|error| fault(&error))?;
+            let key =
+                Key::from_words(writer.key_words(entry)).map_err(|error| error.to_string())?;
             writer.unpublish(entry);
             writer.unlink(entry, writer.hash(&key));
         }

@@ -40,41 +40,10 @@ struct Candidate {
 impl BareIndex {
     /// An index with room for `entry_count` keys that holds keys `0..live`.
     pub fn new(entry_count: u32, live: u64, pages: Pages) -> Result<BareIndex, String> {
-        let geometry = Geometry::for_entries(entry_count);
-        let region = Region::new(geometry.segment_len() as usize, pages)?;
-        // SAFETY: the region outlives the view, which ends with this function.
-        let view = unsafe { View::new(region.bytes(), geometry.segment_len()) };
-        let fault = |error: &dyn std::fmt::Display| error.to_string();
-        HeaderView::new(view)
-            .map_err(|error| fault(&error))?
-            .initialise(&HeaderInit {
-                instance_id: InstanceId([1; 16]),
-                boot_id: [0; 2],
-                created_mono_ns: 0,
-                flags: 0,
-                geometry,
-                align_bytes: ALIGN_BYTES,
-                hash_secret: SECRET,
-                payload_len: u64::from(entry_count) * u64::from(ALIGN_BYTES),
-                max_sessions: 1,
-                check_every: 0,
-            });
-        let mut writer = IndexWriter::new(view).map_err(|error| fault(&error))?;
-        for number in 0..live {
-            let key = canonical(number)?;
-            let entry = EntryNumber(number as u32);
-            writer.write_fields(
-                entry,
-                &key,
-                Extent {
-                    offset_units: number as u32,
-                    len_bytes: ALIGN_BYTES,
-                },
-            );
-            writer
-                .link(entry, writer.hash(&key))
-                .map_err(|error| fault(&error))?;
-            writer.publish(entry);
+        let (region, geometry, view) = empty(entry_count, pages)?;
+        let mut writer = IndexWriter::new(view).map_err(|error| error.to_string())?;
+        for number in 0..live as u32 {
+            put(&mut writer, number, number)?;
         }
         Ok(BareIndex {
             region,
@@ -156,6 +125,48 @@ impl BareIndex {
         }
         black_box(count)
     }
+}
+
+/// The segment of an index without keys. The view is good for as long as the region.
+pub fn empty(entry_count: u32, pages: Pages) -> Result<(Region, Geometry, View), String> {
+    let geometry = Geometry::for_entries(entry_count);
+    let region = Region::new(geometry.segment_len() as usize, pages)?;
+    // SAFETY: the region is as long, and our callers use the view only while they have it.
+    let view = unsafe { View::new(region.bytes(), geometry.segment_len()) };
+    HeaderView::new(view)
+        .map_err(|error| error.to_string())?
+        .initialise(&HeaderInit {
+            instance_id: InstanceId([1; 16]),
+            boot_id: [0; 2],
+            created_mono_ns: 0,
+            flags: 0,
+            geometry,
+            align_bytes: ALIGN_BYTES,
+            hash_secret: SECRET,
+            payload_len: u64::from(entry_count) * u64::from(ALIGN_BYTES),
+            max_sessions: 1,
+            check_every: 0,
+        });
+    Ok((region, geometry, view))
+}
+
+/// Makes key number `number` readable in the entry of the same number.
+pub fn put(writer: &mut IndexWriter, number: u32, offset_units: u32) -> Result<(), String> {
+    let key = canonical(u64::from(number))?;
+    let entry = EntryNumber(number);
+    writer.write_fields(
+        entry,
+        &key,
+        Extent {
+            offset_units,
+            len_bytes: ALIGN_BYTES,
+        },
+    );
+    writer
+        .link(entry, writer.hash(&key))
+        .map_err(|error| error.to_string())?;
+    writer.publish(entry);
+    Ok(())
 }
 
 /// The first entry in probe order with the hash's tag, or `usize::MAX`.

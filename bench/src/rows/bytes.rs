@@ -8,7 +8,7 @@ use crate::limits::ring::hand_over_ns;
 use crate::limits::trip::Echo;
 use crate::measure::{RUNS, Runs, median_of, runs, typical_ns};
 use crate::peers::{self, Peer};
-use crate::pool::{Pool, items, keyspace, remove, said, store_unwritten};
+use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten};
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
@@ -231,30 +231,19 @@ impl Bench<'_> {
         let mut next = 1 << 40;
         runs(&[self.pool.pid()], || {
             let mut stored = Vec::new();
-            let mut store = |count: u64| -> Result<f64, String> {
+            let mut timed = |count: u64| -> Result<f64, String> {
                 let items = items(next..next + count, len);
                 next += count;
                 stored.extend(items.iter().map(|item| item.key));
                 let begin = Instant::now();
-                let reservation = self
-                    .session
-                    .reserve(self.keyspace, &items, &Default::default())
-                    .map_err(said)?;
-                for index in 0..items.len() {
-                    let span = reservation.span(index).map_err(said)?;
-                    // SAFETY: the span is ours until the commit, and as long as the source.
-                    unsafe {
-                        hostkv::copy::copy(span.data, source.as_ptr().cast(), len as usize);
-                    }
-                }
-                reservation.commit().map_err(said)?;
+                store(self.session, self.keyspace, &items, &source)?;
                 Ok(begin.elapsed().as_nanos() as f64 / count as f64)
             };
             let single = (0..singles)
-                .map(|_| store(1))
+                .map(|_| timed(1))
                 .collect::<Result<Vec<f64>, String>>()?;
             let batched = (0..batches)
-                .map(|_| store(batch))
+                .map(|_| timed(batch))
                 .collect::<Result<Vec<f64>, String>>()?;
             self.check(&stored, len)?;
             // The extents come back, so that no run waits for an eviction.
@@ -321,16 +310,7 @@ impl Bench<'_> {
         let keys: Vec<ChunkKey> = numbers.clone().map(key).collect();
         let items = items(numbers, len);
         for items in items.chunks(batch_of(len) as usize) {
-            let reservation = self
-                .session
-                .reserve(self.keyspace, items, &Default::default())
-                .map_err(said)?;
-            for index in 0..items.len() {
-                let span = reservation.span(index).map_err(said)?;
-                // SAFETY: the span is ours until the commit, and as long as the source.
-                unsafe { hostkv::copy::copy(span.data, source.as_ptr().cast(), len as usize) };
-            }
-            reservation.commit().map_err(said)?;
+            store(self.session, self.keyspace, items, &source)?;
         }
         let lease = self
             .session

@@ -4,7 +4,7 @@ use super::Plan;
 use crate::keys::key;
 use crate::limits::copy;
 use crate::measure::runs;
-use crate::pool::{Pool, items, keyspace, remove, said};
+use crate::pool::{Pool, items, keyspace, remove, said, store};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
 use hostkv::session::Session;
@@ -88,16 +88,7 @@ impl Bench {
         let (mut store_ns, mut read_ns) = (0.0, 0.0);
         while begin.elapsed() < TURN {
             let start = Instant::now();
-            let reservation = self
-                .session
-                .reserve(self.keyspace, &items, &Default::default())
-                .map_err(said)?;
-            for index in 0..items.len() {
-                let span = reservation.span(index).map_err(said)?;
-                // SAFETY: the span is ours until the commit, and as long as the source.
-                unsafe { hostkv::copy::copy(span.data, source.as_ptr().cast(), LEN as usize) };
-            }
-            reservation.commit().map_err(said)?;
+            store(&self.session, self.keyspace, &items, source)?;
             store_ns += start.elapsed().as_nanos() as f64;
             stores += KEYS as f64;
             for _ in 0..4 {

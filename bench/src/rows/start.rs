@@ -4,7 +4,7 @@ use super::Plan;
 use crate::limits::pages::{HUGE_PAGE_BYTES, Pages, Region, touch_ns, zeroing_ns};
 use crate::machine;
 use crate::measure::runs;
-use crate::pool::{Pool, items, keyspace, said, session};
+use crate::pool::{Pool, items, keyspace, said, session, store};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
 use hostkv::session::{Mapping, POPULATE};
@@ -82,14 +82,14 @@ fn first_touch(report: &mut Report) -> Result<(), String> {
 fn faults(report: &mut Report) -> Result<(), String> {
     const LEN: usize = 1 << 20;
     const STORES: u64 = 64;
-    let source = vec![0x5a_u8; LEN];
+    let source = vec![0x5a5a_5a5a_5a5a_5a5a_u64; LEN / 8];
     for (flags, what) in [(0, "default flags"), (POPULATE, "HOSTKV_SESSION_POPULATE")] {
         let pool = Pool::start(&POOL)?;
         let session = session(&pool.socket(), flags)?;
         let keyspace = keyspace(&session)?;
         // The stack, the heap and the socket's buffers are paid by a store that is given back; its pages are not used again
         // before the others.
-        let store = |numbers: std::ops::Range<u64>| -> Result<(u64, u64), String> {
+        let stored = |numbers: std::ops::Range<u64>| -> Result<(u64, u64), String> {
             let wanted: Vec<_> = numbers.map(|number| items([number], LEN as u64)).collect();
             let now = || {
                 (
@@ -99,19 +99,13 @@ fn faults(report: &mut Report) -> Result<(), String> {
             };
             let before = now();
             for items in &wanted {
-                let reservation = session
-                    .reserve(keyspace, items, &Default::default())
-                    .map_err(said)?;
-                let span = reservation.span(0).map_err(said)?;
-                // SAFETY: the span is ours until the commit, and as long as the source.
-                unsafe { hostkv::copy::copy(span.data, source.as_ptr(), LEN) };
-                reservation.commit().map_err(said)?;
+                store(&session, keyspace, items, &source)?;
             }
             let after = now();
             Ok((after.0 - before.0, after.1 - before.1))
         };
-        store(1000..1002)?;
-        let (own, daemon) = store(0..STORES)?;
+        stored(1000..1002)?;
+        let (own, daemon) = stored(0..STORES)?;
         report.row(
             Row::new(
                 format!("page faults a first store of 1 MiB into a cold pool, {what}"),
