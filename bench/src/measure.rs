@@ -32,17 +32,40 @@ impl<T> Runs<T> {
     }
 }
 
+/// How the noise of a run is told.
+#[derive(Debug, Clone, Copy)]
+enum Account {
+    /// By what threads of our processes waited for a processor.
+    Waiting,
+    /// By what the processors did for others than our processes.
+    Others,
+}
+
 /// Calls `run` once to warm up and then until [`RUNS`] runs were quiet or the repeats are used up. The run-queue wait of
 /// this process and of `others` counts.
-pub fn runs<T>(
-    others: &[u32],
+pub fn runs<T>(others: &[u32], run: impl FnMut() -> Result<T, String>) -> Result<Runs<T>, String> {
+    accounted(Account::Waiting, others, run)
+}
+
+/// The same for work in which this process and `ours` have more to do at once than there are processors, so that they wait
+/// for each other: what counts is what the processors did for anybody else.
+pub fn crowded_runs<T>(
+    ours: &[u32],
+    run: impl FnMut() -> Result<T, String>,
+) -> Result<Runs<T>, String> {
+    accounted(Account::Others, ours, run)
+}
+
+fn accounted<T>(
+    account: Account,
+    pids: &[u32],
     mut run: impl FnMut() -> Result<T, String>,
 ) -> Result<Runs<T>, String> {
     run()?;
     let mut quiet = Vec::new();
     let mut noisy = Vec::new();
     while quiet.len() < RUNS && quiet.len() + noisy.len() < RUNS + REPEATS {
-        let (value, noise) = watched(others, &mut run)?;
+        let (value, noise) = watched(account, pids, &mut run)?;
         if noise <= NOISE_LIMIT {
             quiet.push(value);
         } else {
@@ -67,21 +90,29 @@ pub fn runs<T>(
 
 /// One run, and the share of its time that others took.
 fn watched<T>(
-    others: &[u32],
+    account: Account,
+    pids: &[u32],
     run: &mut impl FnMut() -> Result<T, String>,
 ) -> Result<(T, f64), String> {
     let own = std::process::id();
-    let wait = || {
-        std::iter::once(&own)
-            .chain(others)
-            .map(|pid| machine::run_queue_wait_ns(*pid))
-            .sum::<u64>()
+    let lost = || match account {
+        Account::Waiting => std::iter::once(&own)
+            .chain(pids)
+            .map(|pid| machine::run_queue_wait_ns(*pid) as f64)
+            .sum::<f64>(),
+        Account::Others => {
+            let ours: u64 = std::iter::once(&own)
+                .chain(pids)
+                .filter_map(|pid| machine::cpu_ns(*pid).ok())
+                .sum();
+            (machine::busy_ns() as f64 - ours as f64) / machine::cpu_count() as f64
+        }
     };
-    let (begin, waited, stolen) = (Instant::now(), wait(), machine::steal_ns());
+    let (begin, before, stolen) = (Instant::now(), lost(), machine::steal_ns());
     let value = run()?;
     let elapsed = begin.elapsed().as_nanos() as f64;
     // A thread that ended takes its account along.
-    let lost = wait().saturating_sub(waited) as f64;
+    let lost = (lost() - before).max(0.0);
     let steal = machine::steal_ns().saturating_sub(stolen) as f64 / machine::cpu_count() as f64;
     Ok((value, (lost / elapsed).max(steal / elapsed)))
 }

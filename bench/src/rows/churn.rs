@@ -1,7 +1,7 @@
 //! Reads while a writer stores without end and the evictor runs flat out.
 
 use super::Plan;
-use crate::measure::runs;
+use crate::measure::crowded_runs;
 use crate::pool::{Pool, fill, keyspace, said};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
@@ -27,7 +27,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
     let mut stored = 0.0;
     // The reader's keys must stay the warmest, so it reads on while nobody is measured.
     let before = session.figures().map_err(said)?.l1_evicted_keys;
-    let measured = runs(&[reader.pid()], || {
+    let measured = crowded_runs(&[pool.pid(), reader.pid(), writer.pid()], || {
         let quiet = one(&mut reader)?;
         writer.go(TURN + TURN / 5)?;
         let churned = one(&mut reader)?;

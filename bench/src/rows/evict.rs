@@ -4,7 +4,7 @@ use super::Plan;
 use super::reads::OBJECT_BYTES;
 use crate::keys::{SEED, key, mix};
 use crate::limits::evict::evict_ns;
-use crate::measure::{Runs, percentile_of, runs};
+use crate::measure::{Runs, crowded_runs, percentile_of, runs};
 use crate::pool::{Pool, fill, items, keyspace, remove, said, store_unwritten};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
@@ -101,7 +101,7 @@ fn waits(report: &mut Report) -> Result<(), String> {
     let session = pool.session()?;
     let keyspace = keyspace(&session)?;
     fill(&session, keyspace, LIVE, OBJECT_BYTES)?;
-    let measured: Runs<(f64, f64)> = runs(&[pool.pid()], || {
+    let measured: Runs<(f64, f64)> = crowded_runs(&[pool.pid()], || {
         let quiet = p999(&session, TURN, || false)?;
         let evicting = pool.session()?;
         let before = session.figures().map_err(said)?.l1_evicted_keys;

@@ -2,7 +2,7 @@
 
 use super::Plan;
 use super::reads::{LARGE, LARGE_ENTRIES, small_object_pool};
-use crate::measure::{Runs, median_of, runs};
+use crate::measure::{Runs, crowded_runs, median_of};
 use crate::peers::{Lmdb, Peer};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
@@ -57,7 +57,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
 fn alone_and_both(work: Work, at: &Path) -> Result<Runs<(Done, Done)>, String> {
     let mut workers = [Worker::start(work, at, 1)?, Worker::start(work, at, 2)?];
     let pids = workers.each_ref().map(Worker::pid);
-    runs(&pids, || {
+    crowded_runs(&pids, || {
         let alone = together(&mut workers[..1], TURN)?;
         let both = together(&mut workers, TURN)?;
         for done in [alone, both] {
