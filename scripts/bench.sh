@@ -9,6 +9,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/install.sh bench || echo "bench: going on without the servers that are missing." >&2
-HOSTKV_BENCH_PLASMA=$(scripts/build-plasma.sh) && export HOSTKV_BENCH_PLASMA || unset HOSTKV_BENCH_PLASMA
+if HOSTKV_BENCH_PLASMA=$(scripts/build-plasma.sh); then
+  export HOSTKV_BENCH_PLASMA
+else
+  unset HOSTKV_BENCH_PLASMA
+fi
 cargo build --release --locked -p hostkv-daemon -p hostkv-bench
 exec "${CARGO_TARGET_DIR:-target}/release/hostkv-bench" "$@"
