@@ -14,8 +14,7 @@
 //!
 //! Module order, each using only those above it: [`error`], `text`, `fork`, [`mapping`], [`connection`], [`chunk_keys`],
 //! [`copy`], `lane`, `pin_slots`, `read_path`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`prefetch`],
-//! [`session`],
-//! [`admin`], [`ffi`].
+//! [`session`], [`admin`], [`ffi`].
 
 pub mod admin;
 pub mod chunk_keys;
