@@ -327,27 +327,27 @@ fn a_reply_may_be_waited_for_again_while_other_calls_go_on_and_is_given_once() {
     assert_eq!(called, Ok(Reply::Pong));
     daemon.reply(begun, &Reply::Reserved(vec![grant(5, Status::Ok)]));
     let waited = connection.wait_for(begun, Deadline::after_ms(1000));
-    assert!(
-        matches!(waited, Ok(Some(Reply::Reserved(_)))),
-        "{waited:?}"
-    );
+    assert!(matches!(waited, Ok(Some(Reply::Reserved(_)))), "{waited:?}");
     assert!(connection.wait_for(begun, Deadline::after_ms(0)).is_err());
 }
 
 #[test]
 fn a_reply_that_nobody_will_wait_for_gives_its_place_back_when_it_comes_or_at_once() {
     let (connection, daemon) = pair();
-    let deadline = || Deadline::after_ms(1000);
-    let late = connection.begin(&Request::Stats, deadline()).unwrap();
+    let begin = || connection.begin(&Request::Ping, Deadline::after_ms(1000));
+    let answered = |id| connection.wait_for(id, Deadline::after_ms(1000));
+    let late = begin().unwrap();
     connection.forget(late);
-    let early = connection.begin(&Request::Stats, deadline()).unwrap();
+    let early = begin().unwrap();
+    let other = begin().unwrap();
     daemon.reply(early, &Reply::Pong);
-    daemon.reply(early + 1, &Reply::Pong);
-    connection.call(&Request::Ping, deadline()).unwrap();
+    daemon.reply(other, &Reply::Pong);
+    assert_eq!(answered(other), Ok(Some(Reply::Pong)));
     connection.forget(early);
     assert_eq!(connection.lock().outstanding.len(), 1, "the late one");
+    let other = begin().unwrap();
     daemon.reply(late, &Reply::Pong);
-    daemon.reply(early + 2, &Reply::Pong);
-    connection.call(&Request::Ping, deadline()).unwrap();
+    daemon.reply(other, &Reply::Pong);
+    assert_eq!(answered(other), Ok(Some(Reply::Pong)));
     assert_eq!(connection.lock().outstanding.len(), 0);
 }
