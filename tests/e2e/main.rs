@@ -11,6 +11,7 @@
 mod access;
 mod client_crash;
 mod containers;
+mod core_files;
 mod daemon_crash;
 mod endpoint_abuse;
 mod eviction;
