@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hostkv_tests::{Daemon, DaemonSpec, keys, keyspace, skip, store, wait_until};
+use hostkv_tests::{Daemon, DaemonSpec, Manager, Worker, keys, keyspace, skip, store, wait_until};
 use nix::sys::signal::Signal;
 
 /// The values of a field of `/proc/PID/task/TID/status`, one for each thread, with the thread's name.
@@ -125,6 +125,49 @@ fn a_file_in_place_of_the_configuration_is_read_and_one_elsewhere_is_not() {
 }
 
 #[test]
+fn events_are_rotated_in_their_folder_and_go_nowhere_else() {
+    let spec = DaemonSpec::default();
+    let folder = spec.folder().join("events");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("events.jsonl");
+    let jsonl = format!(
+        r#"{{"type": "jsonl", "path": "{}", "max_bytes": 4096, "max_files": 3}}"#,
+        file.display()
+    );
+    let flags = ["--enable-telemetry", "--telemetry-processor", &jsonl];
+    let daemon = DaemonSpec::new(&flags).beside(&spec).start();
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let stores = || {
+        for number in 0..20 {
+            store(&session, space, &keys(&format!("k{number}"), 2), 100);
+            session.clear(0).unwrap();
+        }
+    };
+    let is_there = |path: &Path| {
+        stores();
+        path.exists()
+    };
+    wait_until("the third file", || {
+        is_there(&folder.join("events.jsonl.2"))
+    });
+    if is_whole(&daemon) {
+        // The folder's name leads elsewhere: the descriptor goes on, a new file is refused.
+        let elsewhere = daemon.spec().folder().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::rename(&folder, folder.with_extension("moved")).unwrap();
+        symlink(&elsewhere, &folder).unwrap();
+        wait_until("a refusal", || {
+            stores();
+            daemon.log_text().contains("Permission denied")
+        });
+        assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
 fn a_named_segment_still_loses_its_name_at_the_end() {
     let name = format!("hostkv-sandbox-{}", std::process::id());
     let daemon = Daemon::start(&["--shm-name", &name]);
@@ -189,5 +232,143 @@ fn a_kernel_that_lacks_a_part_is_one_warning_and_a_daemon_that_serves() {
         store(&session, keyspace(&session), &keys("k", 3), 100);
         drop(session);
         daemon.finish();
+    }
+}
+
+/// Calls that the kernel refused, other than those that are asked to find something out.
+fn refused_calls(trace: &str) -> Vec<&str> {
+    let refused = |line: &&str| {
+        ["EPERM", "EACCES"]
+            .iter()
+            .any(|errno| line.contains(&format!("= -1 {errno}")))
+    };
+    // Everything before is the start, outside of the sandbox.
+    let closed = trace.rfind("seccomp(SECCOMP_SET_MODE_FILTER").unwrap();
+    trace[closed..].lines().filter(refused).collect()
+}
+
+#[test]
+fn nothing_that_a_busy_daemon_with_all_switched_on_does_is_refused() {
+    if !can_trace(&["-f"]) {
+        return;
+    }
+    let manager = Manager::new();
+    let spec = DaemonSpec::default();
+    let trace = spec.folder().join("trace");
+    let events = spec.folder().join("events.jsonl");
+    let jsonl = format!(
+        r#"{{"type": "jsonl", "path": "{}", "max_bytes": 4096, "max_files": 2}}"#,
+        events.display()
+    );
+    let own = nix::unistd::geteuid().to_string();
+    let file = spec.folder().join("hostkvd.toml");
+    std::fs::write(&file, "l1_size_gb = 0.0625\nprometheus_port = 0\n").unwrap();
+    // One that is there from the start, one that is opened within the sandbox, and one whose server never is.
+    let later = spec.folder().join("later");
+    std::fs::write(&later, "in the way of a folder").unwrap();
+    let fs = |name: &str, folder: &Path| {
+        format!(
+            r#"{{"type": "fs", "name": "{name}", "base_path": "{}", "required": false}}"#,
+            folder.display()
+        )
+    };
+    let tiers = [
+        fs("disk", &spec.folder().join("disk")),
+        fs("later", &later.join("objects")),
+        r#"{"type": "resp", "host": "localhost", "port": 1, "required": false}"#.to_owned(),
+    ];
+    let flags = [
+        "--enable-telemetry",
+        "--telemetry-processor",
+        &jsonl,
+        "--telemetry-processor",
+        r#"{"type": "logging", "log_level": "DEBUG"}"#,
+        "--integrity",
+        "full",
+        "--zero-on-reuse",
+        "--l1-read-ttl-seconds",
+        "0.5",
+        "--l1-write-ttl-seconds",
+        "0.5",
+        "--prometheus-log-interval",
+        "0.05",
+        "--untrusted-uid",
+        "0",
+        "--untrusted-uid",
+        &own,
+        "--l2-adapter",
+        &tiers[0],
+        "--l2-adapter",
+        &tiers[1],
+        "--l2-adapter",
+        &tiers[2],
+    ];
+    let wrapper = [
+        "strace",
+        "-D",
+        "-f",
+        "-s",
+        "64",
+        "-o",
+        trace.to_str().unwrap(),
+    ];
+    let daemon = DaemonSpec::new(&flags)
+        .flag("--config", &file)
+        .variable("NOTIFY_SOCKET", manager.notify_socket().to_str().unwrap())
+        .variable("WATCHDOG_USEC", "400000")
+        .variable("LMCACHE_LOG_LEVEL", "DEBUG")
+        .beside(&spec)
+        .wrapped(&wrapper)
+        .start();
+    let is_whole = is_whole(&daemon);
+    std::fs::remove_file(&later).unwrap();
+    std::fs::create_dir(&later).unwrap();
+    for round in 0..3 {
+        let session = daemon.session();
+        let space = keyspace(&session);
+        store(&session, space, &keys(&format!("k{round}"), 40), 1 << 20);
+        session.lookup(space, &keys("k0", 40), None).unwrap();
+        drop(session);
+        // One that dies, one that runs another program: the daemon looks at both.
+        let mut dying = Worker::start(&daemon);
+        dying.must("open");
+        dying.must("reserve d 4 100000");
+        dying.kill();
+        let mut other = Worker::start(&daemon);
+        other.must("open");
+        other.must("exec");
+        other.end();
+        for path in ["/metrics", "/", "/healthz"] {
+            let scrape = hostkv_tests::Scrape::get(daemon.metrics_address(), path).unwrap();
+            assert!(scrape.head.starts_with("HTTP/1.1 200"), "{}", scrape.head);
+        }
+        assert!(reload(&daemon).contains("Reload: done."));
+        daemon.audit_until("all is given back", |audit| audit.reserved_bytes == 0);
+    }
+    let stored = |name: &str| {
+        let sample = format!("hostkv_l2_stored_keys_total{{l2_name=\"{name}\"}}");
+        daemon.scrape().sample(&sample) as u64
+    };
+    wait_until("a tier that is opened in the sandbox", || {
+        let session = daemon.session();
+        let space = keyspace(&session);
+        store(&session, space, &keys("again", 4), 1 << 20);
+        session.clear(0).unwrap();
+        stored("disk") > 0 && stored("later") > 0
+    });
+    daemon.finish();
+    assert!(
+        events.with_extension("jsonl.1").exists(),
+        "files were rotated"
+    );
+    if is_whole {
+        let read = || std::fs::read_to_string(&trace).unwrap();
+        // strace ends after the daemon.
+        wait_until("the end of the trace", || {
+            read().contains("+++ exited with 0")
+        });
+        let trace = read();
+        let refused = refused_calls(&trace);
+        assert!(refused.is_empty(), "{refused:#?}");
     }
 }

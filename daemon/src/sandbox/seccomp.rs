@@ -235,6 +235,7 @@ const TIERS: Table = &[
 #[cfg(target_arch = "x86_64")]
 const TIERS_HERE: Table = &[
     (libc::SYS_mkdir, Only::Any),
+    (libc::SYS_rmdir, Only::Any),
     (libc::SYS_rename, Only::Any),
     (libc::SYS_access, Only::Any),
     (libc::SYS_readlink, Only::Any),

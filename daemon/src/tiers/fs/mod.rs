@@ -26,6 +26,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -106,6 +107,17 @@ impl Shared {
             let _ = fs::remove_file(self.path_of(&victim));
         }
     }
+
+    /// Removes the folder of files that are being written; what is left in it goes with the next daemon's scan.
+    fn remove_own(&self) {
+        let _ = fs::remove_dir(&self.own);
+    }
+}
+
+/// A thread that has ended what it does when `stay` has been dropped and it is joined.
+struct Scan {
+    thread: JoinHandle<()>,
+    stay: Sender<()>,
 }
 
 /// The opened tier.
@@ -115,7 +127,8 @@ pub(super) struct FsTier {
     is_direct: bool,
     capacity_bytes: Option<u64>,
     next_temporary: AtomicU64,
-    scan: Option<JoinHandle<()>>,
+    /// The thread that scans, and then waits to remove the tier's own folder.
+    scan: Option<Scan>,
     /// Locked, so that no other daemon takes the files in it for leftovers.
     _own_lock: File,
 }
@@ -165,11 +178,18 @@ impl FsTier {
         })?;
         let shared = Arc::clone(&tier.shared);
         let capacity_bytes = spec.capacity_bytes;
-        let scan = std::thread::Builder::new()
+        let (stay, stayed) = channel();
+        let work = move || {
+            scan::run(&shared, capacity_bytes);
+            // Nothing is ever sent: it ends when the other side is dropped.
+            let _ = stayed.recv();
+            shared.remove_own();
+        };
+        let thread = std::thread::Builder::new()
             .name("l2-scan".to_owned())
-            .spawn(move || scan::run(&shared, capacity_bytes))
+            .spawn(work)
             .map_err(|error| failed("starting the thread that scans", error))?;
-        tier.scan = Some(scan);
+        tier.scan = Some(Scan { thread, stay });
         Ok(tier)
     }
 
@@ -391,12 +411,16 @@ impl Backend for FsTier {
 impl Drop for FsTier {
     fn drop(&mut self) {
         self.end();
-        if let Some(scan) = self.scan.take() {
-            // A panic was logged when it happened.
-            let _ = scan.join();
+        match self.scan.take() {
+            // By its thread: the one that drops the daemon's tiers may have given the folder up by then.
+            Some(Scan { thread, stay }) => {
+                drop(stay);
+                // A panic was logged when it happened.
+                let _ = thread.join();
+            }
+            // The opening failed.
+            None => self.shared.remove_own(),
         }
-        // What is left in it goes with the next daemon's scan.
-        let _ = fs::remove_dir(&self.shared.own);
     }
 }
 
