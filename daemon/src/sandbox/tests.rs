@@ -3,9 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -233,6 +234,66 @@ fn child_without_features() {
 }
 
 #[test]
+#[ignore = "runs as a child, closed in with tiers whose thread runs already"]
+fn child_with_tiers() {
+    let Some(folder) = child_folder() else {
+        return;
+    };
+    let plan = Plan {
+        places: Vec::new(),
+        features: vec![Feature::Tiers],
+        keeps_abstract_sockets: false,
+    };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let base = folder.join("sub/tier");
+    let tier = std::thread::spawn(move || {
+        if gone.recv().is_err() {
+            return;
+        }
+        let objects = base.join("objects");
+        fs::create_dir_all(&objects).unwrap();
+        let (temporary, object) = (base.join("temporary"), objects.join("object"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+            .unwrap();
+        file.try_lock().unwrap();
+        file.write_all_at(b"object", 4096).unwrap();
+        file.set_len(8192).unwrap();
+        file.sync_data().unwrap();
+        file.sync_all().unwrap();
+        file.set_modified(std::time::SystemTime::now()).unwrap();
+        fs::rename(&temporary, &object).unwrap();
+        assert_eq!(fs::read_dir(&objects).unwrap().count(), 1);
+        fs::remove_file(&object).unwrap();
+        fs::remove_dir(&objects).unwrap();
+        drop(TcpStream::connect(address).unwrap());
+        let named = ("localhost", address.port()).to_socket_addrs().unwrap();
+        assert!(named.count() > 0);
+        // What it starts has the same.
+        let started = std::thread::spawn(move || errno(TcpStream::connect(address)));
+        assert_eq!(started.join().unwrap(), 0);
+    });
+    if !enter(&plan) {
+        return;
+    }
+    go.send(()).unwrap();
+    tier.join().unwrap();
+    // No other thread.
+    assert_eq!(errno(File::open(folder.join("secret"))), libc::EACCES);
+    assert_eq!(
+        errno(fs::create_dir(folder.join("sub/tier/more"))),
+        libc::EACCES
+    );
+    assert_eq!(errno(fs::remove_dir(folder.join("sub/tier"))), libc::EACCES);
+    assert_eq!(errno(Command::new("/bin/true").status()), libc::EPERM);
+}
+
+#[test]
 #[ignore = "runs as a child, which a landlock that allows nothing keeps from opening a file"]
 fn child_that_needs_nothing() {
     if child_folder().is_none() {
@@ -275,6 +336,12 @@ fn a_closed_in_process_reaches_what_is_planned_and_nothing_else() {
 fn what_is_switched_off_is_shut() {
     let folder = folder_for_a_child();
     run_child("child_without_features", folder.path());
+}
+
+#[test]
+fn the_threads_of_tiers_keep_files_and_network_and_no_other_thread_does() {
+    let folder = folder_for_a_child();
+    run_child("child_with_tiers", folder.path());
 }
 
 #[test]
