@@ -1,14 +1,16 @@
 //! Tiers behind L1, end to end: what was stored comes back by a prefetch, after an eviction, a restart and on another host,
 //! and a tier that is slow, hangs or fails moves nobody and loses nothing of L1.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use hostkv::session::{KeyspaceConfig, Request, Session};
 use hostkv::{ChunkKey, KeyspaceId, Status};
 use hostkv_shm_protocol::wire::reply::Prefetched;
 use hostkv_tests::{
-    Daemon, DaemonSpec, Worker, assert_reads, keys, keyspace, keyspace_config, request, store,
-    wait_until,
+    Daemon, DaemonSpec, Worker, assert_reads, end_with_parent, keys, keyspace, keyspace_config,
+    request, skip, store, wait_until,
 };
 
 const OBJECT_BYTES: u64 = 256 << 10;
@@ -296,7 +298,7 @@ fn a_tier_that_is_slow_hangs_or_fails_moves_nobody_and_loses_nothing_of_l1() {
         );
         let kept = keys(&format!("{kind}7"), 128);
         let prefetch = session.prefetch(id, &kept[120..], &request(0)).unwrap();
-        assert_eq!(prefetch.wait(0).unwrap(), outcome(8, 0, Status::Ok));
+        assert_eq!(prefetch.wait(30_000).unwrap(), outcome(8, 0, Status::Ok));
         prefetch.end().unwrap();
         daemon.finish();
     }
@@ -372,6 +374,89 @@ fn a_removed_key_does_not_come_back() {
     });
     assert_eq!(prefetch(&session, id, &stored[1..]).prefix_count, 1);
     daemon.finish();
+}
+
+/// A redis-server on a socket in this folder; killed when it is dropped. None, and said so, where there is no such program.
+struct Redis(Child);
+
+impl Redis {
+    fn start(folder: &Path) -> Option<Redis> {
+        let socket = folder.join("redis.sock");
+        let mut command = Command::new("redis-server");
+        command
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--unixsocket",
+            ])
+            .arg(&socket)
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+        unsafe { command.pre_exec(end_with_parent) };
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                skip(&format!("two daemons that share a Redis: {error}"));
+                return None;
+            }
+        };
+        let redis = Redis(child);
+        wait_until("redis-server listens", || socket.exists());
+        Some(redis)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may have ended by itself; then both are refused, which is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(redis) = Redis::start(folder.path()) else {
+        return;
+    };
+    let shared = format!(
+        r#"{{"type": "resp", "name": "disk", "unix_socket": "{}", "prefix": "test:", "timeout_ms": 1000}}"#,
+        folder.path().join("redis.sock").display()
+    );
+    let (first, second) = (with_tier(&shared).start(), with_tier(&shared).start());
+    let (writer, reader) = (first.session(), second.session());
+    let id = keyspace(&writer);
+    let other_id = keyspace(&reader);
+    let stored = keys("shared", 8);
+    store(&writer, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&first, 8);
+    assert_eq!(
+        prefetch(&reader, other_id, &stored),
+        outcome(8, 8, Status::Ok)
+    );
+    assert_all_read(&reader, other_id, &stored);
+    // Nobody else's keys are there.
+    assert_eq!(
+        prefetch(&reader, other_id, &keys("other", 2)),
+        outcome(0, 0, Status::NotFound)
+    );
+    drop(redis);
+    // Both go on from their own memory.
+    assert_all_read(&writer, id, &stored);
+    assert_eq!(
+        prefetch(&writer, id, &keys("gone", 2)),
+        outcome(0, 0, Status::NotFound)
+    );
+    store(&writer, id, &keys("more", 8), OBJECT_BYTES);
+    first.finish();
+    second.finish();
 }
 
 #[test]
