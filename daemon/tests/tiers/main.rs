@@ -2,6 +2,11 @@
 //!
 //! Random tests take their seed from `HOSTKV_TEST_SEED` and print it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what a test can not set up is its failure"
+)]
+
 mod capacity;
 mod damage;
 mod faults;
