@@ -195,7 +195,8 @@ impl Store {
                 .iter()
                 .filter(|commit| !self.session_slots.contains_key(&commit.session))
                 .map(|commit| commit.bytes)
-                .sum::<u64>();
+                .sum::<u64>()
+            + self.ending_bytes();
         let loading = self.l2.loading_bytes();
         if audit.reserved_bytes + audit.quarantined_bytes != self.reserved_bytes + loading
             || charged != self.reserved_bytes

@@ -68,9 +68,15 @@ impl Store {
             || self.has_background_work()
     }
 
+    /// Whether ended sessions or expired reservations hold what they are to give back.
+    fn has_endings(&self) -> bool {
+        !self.endings.is_empty() || self.wants_expiry
+    }
+
     /// Whether something is to be done for which no reserve waits.
     fn has_background_work(&self) -> bool {
-        self.events.is_due()
+        self.has_endings()
+            || self.events.is_due()
             || !self.sweeps.is_empty()
             || self.pass.is_some()
             || self.wants_pass().is_some()
@@ -106,6 +112,10 @@ impl Store {
                 self.serve_parked(now, &mut effort, &mut done);
             } else if self.wants_scan {
                 self.start_scan(now);
+            } else if !self.endings.is_empty() {
+                self.advance_endings(&mut effort, now);
+            } else if self.wants_expiry {
+                self.expire_reservations(&mut effort, now);
             } else if self.events.is_due() {
                 self.drain_events_slice(&mut effort);
             } else if !self.sweeps.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::ages::Ages;
 use super::entries::EntryState;
+use super::slice::{Effort, SLICE_NS};
 use super::watermark::Usage;
 use super::{Nanos, SECOND, Stats, Store};
 use hostkv_shm_protocol::sync::Ordering;
@@ -138,7 +139,7 @@ impl Store {
         }
         self.guard_next(now);
         self.want_events();
-        self.expire_reservations(now);
+        self.expire_reservations(&mut Effort::new(SLICE_NS), now);
         self.drain_recency_slice(now);
         if now / SECOND != self.last_second {
             self.last_second = now / SECOND;

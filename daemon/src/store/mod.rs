@@ -26,6 +26,7 @@ pub mod allocator;
 mod audit;
 mod commit;
 mod commits;
+mod endings;
 pub mod entries;
 pub mod events;
 mod evict;
@@ -68,6 +69,7 @@ use crate::config::{EvictionPolicy, Integrity};
 use ages::Ages;
 use allocator::Allocator;
 use commits::Commits;
+use endings::Ending;
 use entries::{EntryState, EntryTable};
 use events::EventBook;
 use evict::Pass;
@@ -192,6 +194,10 @@ pub struct Store {
     is_parked_turn: bool,
     last_ticket: u64,
     sweeps: VecDeque<Sweep>,
+    /// Ended sessions whose reservations are not all given back.
+    endings: VecDeque<Ending>,
+    /// Whether reservations have expired that had no room in a slice.
+    wants_expiry: bool,
     jobs: JobBook,
     /// Whether the oldest parked reserve can only go on when something has been zeroed.
     is_waiting_for_zeros: bool,
@@ -255,6 +261,8 @@ impl Store {
             is_parked_turn: false,
             last_ticket: 0,
             sweeps: VecDeque::new(),
+            endings: VecDeque::new(),
+            wants_expiry: false,
             jobs: JobBook::default(),
             is_waiting_for_zeros: false,
             events: EventBook::default(),

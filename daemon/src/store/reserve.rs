@@ -274,26 +274,6 @@ impl Store {
             .push(entry);
     }
 
-    /// Moves the entries of reservations that outlived the write time to live into quarantine: their keys are free
-    /// at once, their bytes stay charged until the writer aborts or ends.
-    pub(super) fn expire_reservations(&mut self, now: Nanos) {
-        if self.config.write_ttl_ns.is_none() {
-            return;
-        }
-        for slot in 0..self.sessions.len() {
-            let Some(mut ledger) = self.sessions[slot].take() else {
-                continue;
-            };
-            for reservation in ledger.reservations.values_mut() {
-                if !reservation.is_expired && self.is_too_old(reservation, now) {
-                    reservation.is_expired = true;
-                    self.quarantine(slot, &reservation.entries);
-                }
-            }
-            self.sessions[slot] = Some(ledger);
-        }
-    }
-
     /// Whether a reservation has outlived the write time to live.
     pub(super) fn is_too_old(&self, reservation: &Reservation, now: Nanos) -> bool {
         self.config

@@ -139,18 +139,12 @@ impl Store {
             return;
         };
         self.session_slots.remove(&id);
-        let mut reserved = 0;
         self.note_session_end(&mut ledger, now);
-        for (op_id, mut reservation) in ledger.reservations.drain() {
-            let entries = std::mem::take(&mut reservation.entries);
-            reserved += entries.len() as u64;
-            for entry in entries {
-                self.free_held(entry);
-            }
-            self.put_reservation_back(id, op_id, reservation, now);
-        }
+        let held = ledger.reservations.values();
+        let reserved: u64 = held.map(|held| held.entries.len() as u64).sum();
         // Its commits that wait for a worker go on without it, and their charge with them.
-        self.reserved_bytes -= ledger.reserved_bytes - self.committing_bytes(id);
+        let bytes = ledger.reserved_bytes - self.committing_bytes(id);
+        self.end_reservations(id, ledger.reservations.drain(), bytes, now);
         if cause == SessionEnd::Death {
             let pins = &ledger.lease.pins;
             let pinned = (0..pins.scan_len()).filter(|slot| pins.scan(*slot).entry().is_some());
@@ -165,7 +159,7 @@ impl Store {
         }
         self.pass_is_blocked = false;
         log::debug!(
-            "Session {} closed its account at {now} ns: {reserved} reserved entries freed",
+            "Session {} closed its account at {now} ns: {reserved} reserved entries to be freed",
             id.0
         );
     }

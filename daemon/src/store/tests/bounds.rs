@@ -69,6 +69,74 @@ fn a_reserve_evicts_nothing_for_keys_that_its_quota_will_refuse() {
     assert_eq!(pool.store.stats().l1_evicted_keys, 10);
 }
 
+/// A session with 8 reservations of 1000 entries each, some slices of work.
+fn many_reservations(write_ttl_ns: Option<u64>) -> (Pool, Client, KeyspaceId) {
+    let mut pool = Pool::new(Options {
+        units: 20_000,
+        entries: 20_000,
+        write_ttl_ns,
+        ..Options::default()
+    });
+    let writer = pool.client();
+    let ks = pool.keyspace(writer);
+    for n in 0..8 {
+        let wanted: Vec<_> = (n * 1000..n * 1000 + 1000)
+            .map(|n| (key(ks, n), 4096))
+            .collect();
+        let (_, answers) = pool.reserve(writer, &wanted);
+        assert_eq!(statuses(&answers), [Done; 1000]);
+    }
+    (pool, writer, ks)
+}
+
+/// Runs slices until there is nothing to do; in each, `count` may fall or rise by little. Gives their number.
+fn slices_until_idle(pool: &mut Pool, count: impl Fn(&Pool) -> u64) -> u32 {
+    let mut slices = 0;
+    while pool.store.has_work() {
+        let before = count(pool);
+        pool.store.slice(pool.now);
+        let moved = before.abs_diff(count(pool));
+        assert!(moved <= 2000, "{moved} entries in one slice");
+        pool.audited();
+        slices += 1;
+    }
+    slices
+}
+
+#[test]
+fn a_session_that_ends_with_many_reservations_gives_them_back_in_slices() {
+    let (mut pool, writer, ks) = many_reservations(None);
+    let reserved = |pool: &Pool| pool.store.gauges().reserved_objects;
+    pool.store
+        .close_session(writer.id, SessionEnd::Death, pool.now);
+    assert!(reserved(&pool) >= 6000, "{}", reserved(&pool));
+    pool.audited();
+    // Another session may come meanwhile, into the place of the one that has ended.
+    let other = pool.client();
+    let other_ks = pool.keyspace(other);
+    assert_eq!(other_ks, ks);
+    assert!(slices_until_idle(&mut pool, reserved) >= 3);
+    assert_eq!(reserved(&pool), 0);
+    assert_eq!(pool.audited().reserved_bytes, 0);
+    assert_eq!(pool.store.stats().reclaimed_reservations, 8000);
+    assert_eq!(pool.store_one(other, key(ks, 7), 4096), Done);
+}
+
+#[test]
+fn many_reservations_that_expire_at_once_do_so_in_slices() {
+    let (mut pool, _, ks) = many_reservations(Some(1_000_000));
+    let quarantined = |pool: &Pool| pool.store.gauges().quarantined_objects;
+    pool.now += 2_000_000;
+    pool.store.tick(pool.now);
+    assert!(quarantined(&pool) <= 2000, "{}", quarantined(&pool));
+    assert!(slices_until_idle(&mut pool, quarantined) >= 3);
+    assert_eq!(quarantined(&pool), 8000);
+    // Their keys are free.
+    let other = pool.client();
+    pool.keyspace(other);
+    assert_eq!(pool.store_one(other, key(ks, 7999), 4096), Done);
+}
+
 #[test]
 fn victims_are_taken_in_batches_however_little_of_a_slice_is_left() {
     let (mut pool, writer, ks) = full_of_small_ones(Options {
