@@ -7,7 +7,7 @@
 //!   mmap PROT_NONE --> MADV_DONTFORK --> MADV_DONTDUMP (payload, lease) --> mprotect --> MADV_POPULATE_*
 //! ```
 //!
-//! A payload mapping starts at a multiple of 2 MiB, so that huge pages of the segment are mapped huge: a larger
+//! A payload or control mapping starts at a multiple of 2 MiB, so that huge pages of the segment are mapped huge: a larger
 //! range is reserved first and its ends are given back. The length of a segment is taken from the kernel, never
 //! from a message, so that no load can pass the end of its file.
 

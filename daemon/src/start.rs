@@ -92,7 +92,7 @@ fn serve(config: Config, signals: Signals, log_thread: &LogThread) -> Result<(),
     let geometry = Geometry::for_entries(config.pool.max_objects)
         .with_sums(config.integrity != Integrity::Off);
     let payload = make_payload(&config, geometry)?;
-    let control = segment::create_control(geometry.segment_len())?;
+    let control = segment::create_control(geometry.segment_len(), huge_pages(&config))?;
     if config.pool.is_locked {
         segment::lock_in_memory(&payload, &control)?;
     }
@@ -270,11 +270,8 @@ fn make_payload(config: &Config, geometry: Geometry) -> Result<Payload, StartErr
             + OWN_BYTES
             + u64::from(geometry.entry_count) * OWN_BYTES_PER_ENTRY,
         shm_name: pool.shm_name.as_deref(),
-        huge_pages: match pool.huge_pages {
-            HugePages::Auto => segment::HugePages::Auto,
-            HugePages::Off => segment::HugePages::Off,
-            HugePages::Hugetlb => segment::HugePages::Hugetlb,
-        },
+        huge_pages: huge_pages(config),
+        numa: pool.numa,
         prefault: pool.prefault,
         writers_allowed: has_trusted_writer(config),
         start_wait: pool.start_wait,
@@ -283,6 +280,14 @@ fn make_payload(config: &Config, geometry: Geometry) -> Result<Payload, StartErr
         &options,
         &mut StartProgress::new(),
     )?)
+}
+
+fn huge_pages(config: &Config) -> segment::HugePages {
+    match config.pool.huge_pages {
+        HugePages::Auto => segment::HugePages::Auto,
+        HugePages::Off => segment::HugePages::Off,
+        HugePages::Hugetlb => segment::HugePages::Hugetlb,
+    }
 }
 
 /// Whether a user that may write is trusted to write into the payload itself.

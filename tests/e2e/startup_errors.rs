@@ -11,6 +11,22 @@ fn fails(flags: &[&str], code: i32, parts: &[&str]) {
 }
 
 #[test]
+fn a_numa_node_that_is_not_there_is_one_sentence_and_node_0_is_there() {
+    fails(
+        &["--numa", "bind:1023"],
+        1,
+        &[
+            "--numa bind:1023",
+            "no NUMA node 1023 with memory",
+            "one of 0",
+        ],
+    );
+    let daemon = DaemonSpec::new(&["--numa", "bind:0"]).start();
+    drop(daemon.session());
+    daemon.finish();
+}
+
+#[test]
 fn a_bad_value_is_code_2_and_names_flag_value_and_limit() {
     let cases: [(&[&str], &[&str]); 22] = [
         (

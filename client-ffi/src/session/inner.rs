@@ -476,7 +476,7 @@ impl Parts {
                 segment: "the control segment",
                 access: Access::Read,
                 least_bytes: size_of::<ControlHeader>() as u64,
-                is_huge_aligned: false,
+                is_huge_aligned: true,
                 is_left_out_of_dumps: false,
                 is_populated: false,
             },

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::Numa;
 use super::error::ConfigError;
 use super::source::Given;
 
@@ -90,6 +91,19 @@ pub(super) fn file_mode(given: &Given) -> Result<u32, ConfigError> {
         Ok(mode) if mode <= 0o777 && !digits.starts_with('+') => Ok(mode),
         _ => Err(given.bad()),
     }
+}
+
+/// A placement on NUMA nodes.
+pub(super) fn numa(given: &Given) -> Result<Numa, ConfigError> {
+    let text = given.text().to_ascii_lowercase();
+    if text == "interleave" {
+        return Ok(Numa::Interleave);
+    }
+    let number = text.strip_prefix("bind:").filter(|n| !n.starts_with('+'));
+    let node = number.and_then(|number| number.parse().ok());
+    node.filter(|node| *node <= Numa::MAX_NODE)
+        .map(Numa::Bind)
+        .ok_or_else(|| given.bad())
 }
 
 /// The name of a POSIX segment, with its leading slash. The kernel makes a file of what follows

@@ -152,6 +152,8 @@ pub struct PoolConfig {
     pub shm_name: Option<String>,
     /// Which pages to use.
     pub huge_pages: HugePages,
+    /// Nodes whose memory it takes; `None` = as the kernel chooses.
+    pub numa: Option<Numa>,
     /// Whether every page is there before the daemon is ready.
     pub prefault: bool,
     /// How long to wait for memory that an earlier pool still holds.
@@ -180,6 +182,29 @@ impl HugePages {
             Self::Auto => "auto",
             Self::Off => "off",
             Self::Hugetlb => "hugetlb",
+        }
+    }
+}
+
+/// Which NUMA nodes the payload's memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numa {
+    /// All nodes in turn.
+    Interleave,
+    /// One node.
+    Bind(u32),
+}
+
+impl Numa {
+    /// The largest number of a node that a Linux kernel can be built for.
+    pub const MAX_NODE: u32 = 1023;
+}
+
+impl std::fmt::Display for Numa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Numa::Interleave => f.write_str("interleave"),
+            Numa::Bind(node) => write!(f, "bind:{node}"),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, Integrity, LimitsConfig,
-    MetricsConfig, Origins, PoolConfig, SocketGroup, StorePolicy, TelemetryConfig, TenantsConfig,
+    MetricsConfig, Numa, Origins, PoolConfig, SocketGroup, StorePolicy, TelemetryConfig, TenantsConfig,
     TiersConfig,
 };
 use crate::telemetry::PROCESSORS;
@@ -350,6 +350,7 @@ impl Resolver<'_> {
                 "allowed with a named segment is auto or off, and hugetlb only without a name",
             ));
         }
+        let numa = self.take_optional(&setting::NUMA, check::numa, Numa::to_string)?;
         let text = |is_on: &bool| if *is_on { "yes" } else { "no" }.to_owned();
         let prefault = self.take(&setting::PREFAULT, true, check::yes_no, text)?;
         let start_wait = self.seconds(&setting::START_WAIT, 60, 0.0)?;
@@ -367,6 +368,7 @@ impl Resolver<'_> {
             max_objects,
             shm_name,
             huge_pages,
+            numa,
             prefault,
             start_wait,
             is_locked,

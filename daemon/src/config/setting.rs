@@ -235,6 +235,14 @@ pub(super) static HUGEPAGES: Setting = Setting::new(
     "Pages of the payload [default: auto]",
     "auto, off or hugetlb",
 );
+pub(super) static NUMA: Setting = Setting::new(
+    "numa",
+    "interleave|bind:N",
+    Shape::Text,
+    POOL,
+    "Nodes whose memory the payload takes: all in turn, or one [default: as the kernel chooses]",
+    "interleave, or bind:N with the number of a node from 0 to 1023",
+);
 pub(super) static PREFAULT: Setting = Setting::new(
     "prefault",
     "yes|no",
@@ -505,7 +513,7 @@ pub(super) static LOG_LEVEL: Setting = Setting::new(
 .reloadable();
 
 /// All settings, in the order of the help.
-pub(super) static ALL: [&Setting; 44] = [
+pub(super) static ALL: [&Setting; 45] = [
     &SOCKET,
     &ALLOW_UID,
     &ALLOW_GID,
@@ -519,6 +527,7 @@ pub(super) static ALL: [&Setting; 44] = [
     &MAX_OBJECTS,
     &SHM_NAME,
     &HUGEPAGES,
+    &NUMA,
     &PREFAULT,
     &START_WAIT,
     &MLOCK,

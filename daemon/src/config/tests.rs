@@ -142,6 +142,7 @@ fn no_flags_give_the_documented_defaults() {
         max_objects: 65_536,
         shm_name: None,
         huge_pages: HugePages::Auto,
+        numa: None,
         prefault: true,
         start_wait: Duration::from_secs(60),
         is_locked: false,
@@ -221,7 +222,7 @@ fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
 }
 
 /// A good value for each setting, other than its default: as flag and variable, in TOML.
-const SAMPLES: [(&str, &str, &str); 42] = [
+const SAMPLES: [(&str, &str, &str); 43] = [
     ("socket", "/srv/kv.sock", "\"/srv/kv.sock\""),
     ("allow-uid", "7", "[7]"),
     ("allow-gid", "8", "[8]"),
@@ -235,6 +236,7 @@ const SAMPLES: [(&str, &str, &str); 42] = [
     ("max-objects", "1000", "1000"),
     ("shm-name", "/kv", "\"/kv\""),
     ("hugepages", "OFF", "\"off\""),
+    ("numa", "BIND:3", "\"bind:3\""),
     ("prefault", "no", "false"),
     ("start-wait", "1.5", "1.5"),
     ("mlock", "yes", "true"),
@@ -365,7 +367,7 @@ fn print_config_shows_value_and_origin_aligned_under_the_headings() {
     );
 
     let equals: Vec<_> = text.lines().filter_map(|line| line.find(" = ")).collect();
-    assert_eq!(equals.len(), 43, "one line for each setting: {text}");
+    assert_eq!(equals.len(), 44, "one line for each setting: {text}");
     assert!(equals.iter().all(|place| *place == equals[0]), "{text}");
     let headings = [
         "Socket and access",

@@ -26,7 +26,7 @@ const ENTRIES: u32 = 1024;
 /// A store over a control segment of its own, which is never unmapped, and what sessions are told of it.
 pub(crate) fn pool() -> (Store, PoolFacts) {
     let geometry = Geometry::for_entries(ENTRIES);
-    let control = segment::create_control(geometry.segment_len()).unwrap();
+    let control = segment::create_control(geometry.segment_len(), segment::HugePages::Off).unwrap();
     // SAFETY: the segment is leaked below, so its mapping outlives the store.
     let view = unsafe { View::new(control.base().as_ptr(), control.len_bytes()) };
     std::mem::forget(control);

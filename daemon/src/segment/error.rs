@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::holders::Holder;
+use crate::config::Numa;
 
 /// A fault while a segment was made.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,26 @@ pub enum SegmentError {
         /// How many the payload takes.
         need_count: u64,
         /// The error of mmap.
+        errno: Errno,
+    },
+    /// `--numa` names a node that is not there.
+    #[error(
+        "--numa bind:{node}: this machine has no NUMA node {node} with memory; allowed is one of {nodes}"
+    )]
+    NoSuchNode {
+        /// The node asked for.
+        node: u32,
+        /// Those there are, as the kernel lists them.
+        nodes: String,
+    },
+    /// The kernel would not take the policy.
+    #[error(
+        "--numa {numa}: the kernel refused mbind ({errno}); in a container allow it (CAP_SYS_NICE, or a seccomp profile with mbind), or leave --numa out"
+    )]
+    NumaRefused {
+        /// The policy asked for.
+        numa: Numa,
+        /// The error of mbind.
         errno: Errno,
     },
     /// The need is larger than a limit that no wait can change.

@@ -20,7 +20,7 @@
 //! library brings pages in when they are granted, so that they are charged to the client's control group and not to the
 //! daemon's, and a lack of memory is an error of that call. The daemon reads by pread, to which a hole is zeros.
 //!
-//! Inside: `mapping` owns an address range, `memfd` creates and seals, `payload` with `named`, `prefault`, `memory`,
+//! Inside: `mapping` owns an address range, `memfd` creates and seals, `payload` with `named`, `numa`, `prefault`, `memory`,
 //! `readings`, `holders` and `progress` makes the large one, `kernel` refuses old kernels, `error` has the sentences.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +36,7 @@ mod mapping;
 mod memfd;
 mod memory;
 mod named;
+mod numa;
 mod payload;
 mod prefault;
 mod progress;
@@ -99,14 +100,28 @@ impl Segment {
     }
 }
 
-/// Creates the control segment, all zero: only the daemon can ever write it.
-pub fn create_control(len_bytes: u64) -> Result<Segment, SegmentError> {
-    create_segment("control", "hostkv-control", len_bytes, true)
+/// Creates the control segment, all zero: only the daemon can ever write it. With [`HugePages::Auto`] its whole 2 MiB
+/// blocks are on 2 MiB pages where the kernel has them, because a look at the index is two cache misses, and on small pages
+/// each of them a miss of the address translation too.
+pub fn create_control(len_bytes: u64, huge_pages: HugePages) -> Result<Segment, SegmentError> {
+    let segment = Kind {
+        segment: "control",
+        name: "hostkv-control",
+        is_read_only: true,
+        is_huge: huge_pages == HugePages::Auto,
+    };
+    create_segment(segment, len_bytes)
 }
 
 /// Creates a lease segment, all zero: the daemon and one session write it.
 pub fn create_lease(len_bytes: u64) -> Result<Segment, SegmentError> {
-    create_segment("lease", "hostkv-lease", len_bytes, false)
+    let segment = Kind {
+        segment: "lease",
+        name: "hostkv-lease",
+        is_read_only: false,
+        is_huge: false,
+    };
+    create_segment(segment, len_bytes)
 }
 
 /// Creates a staging segment, sparse and not mapped here: one untrusted session writes it, the daemon reads it.
@@ -131,25 +146,36 @@ pub struct Staging {
     pub daemon_fd: OwnedFd,
 }
 
-fn create_segment(
+/// What tells a control from a lease segment.
+struct Kind {
     segment: &'static str,
-    name: &str,
-    len_bytes: u64,
+    name: &'static str,
     is_read_only: bool,
-) -> Result<Segment, SegmentError> {
+    is_huge: bool,
+}
+
+fn create_segment(kind: Kind, len_bytes: u64) -> Result<Segment, SegmentError> {
+    let segment = kind.segment;
     let len = usize::try_from(len_bytes).map_err(|_| SegmentError::BadSize {
         segment,
         size_bytes: len_bytes,
         limit_bytes: isize::MAX as u64,
     })?;
-    let fd = memfd::create(name, segment, MFdFlags::empty())?;
+    let fd = memfd::create(kind.name, segment, MFdFlags::empty())?;
     memfd::set_len(fd.as_fd(), len_bytes, segment)?;
-    memfd::allocate(fd.as_fd(), 0, len_bytes, len_bytes, segment)?;
     // The map comes before the seal, which lets writable maps live on but allows no new ones.
-    let mapping = Mapping::new(fd.as_fd(), len, mapping::page_bytes(), segment)?;
+    let align_bytes = match kind.is_huge {
+        true => HUGE_PAGE_BYTES as usize,
+        false => mapping::page_bytes(),
+    };
+    let mapping = Mapping::new(fd.as_fd(), len, align_bytes, segment)?;
+    if kind.is_huge {
+        prefault::collapse_blocks(fd.as_fd(), &mapping, len_bytes, segment)?;
+    }
+    memfd::allocate(fd.as_fd(), 0, len_bytes, len_bytes, segment)?;
     // fallocate leaves the zeroing to the first touch, which would be the loop thread's, in the middle of a request.
     mapping.populate(0, mapping.mapped_bytes(), segment)?;
-    memfd::seal(fd.as_fd(), is_read_only, segment)?;
+    memfd::seal(fd.as_fd(), kind.is_read_only, segment)?;
     Ok(Segment {
         mapping,
         fd,

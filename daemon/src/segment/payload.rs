@@ -22,10 +22,12 @@ use super::holders::PAYLOAD_MEMFD_NAME;
 use super::mapping::Mapping;
 use super::memory::{Machine, ThisMachine, check_remaining, wait_until_fits};
 use super::named::{self, NamedSegment};
+use super::numa;
 use super::prefault::{Outcome, Pages, prefault, thread_count};
 use super::progress::ProgressSink;
 use super::readings::Need;
 use super::{HUGE_PAGE_BYTES, memfd};
+use crate::config::Numa;
 
 const SEGMENT: &str = "payload";
 
@@ -52,6 +54,8 @@ pub struct PayloadOptions<'a> {
     pub shm_name: Option<&'a str>,
     /// Kind of pages.
     pub huge_pages: HugePages,
+    /// Nodes whose memory it takes; `None` = as the kernel chooses.
+    pub numa: Option<Numa>,
     /// Whether every page gets its memory now.
     pub prefault: bool,
     /// Whether any client may map the payload writable; if not, it is sealed against it.
@@ -181,6 +185,10 @@ pub(super) fn create_payload_on(
         memfd::seal(backing.fd(), !options.writers_allowed, SEGMENT)?;
     }
 
+    let node_count = match options.numa {
+        Some(numa) => numa::place(&mapping, numa)?,
+        None => 1,
+    };
     let mut payload = Payload {
         mapping,
         backing,
@@ -190,14 +198,14 @@ pub(super) fn create_payload_on(
     };
     if options.prefault {
         let pages = match options.huge_pages {
-            HugePages::Auto => Pages::Collapse,
+            HugePages::Auto => Pages::Collapse { node_count },
             HugePages::Off => Pages::Small,
             HugePages::Hugetlb => Pages::Hugetlb,
         };
         let mut still_fits = |missing_bytes: u64| match pages {
             // Its pages are reserved by the map.
             Pages::Hugetlb => Ok(()),
-            Pages::Collapse | Pages::Small => {
+            Pages::Collapse { .. } | Pages::Small => {
                 let memory_bytes = missing_bytes.saturating_add(options.extra_bytes);
                 check_remaining(
                     &Need {

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::HUGE_PAGE_BYTES;
-use super::error::SegmentError;
-use super::mapping::{Advice, Mapping};
+use super::error::{SegmentError, human_bytes};
+use super::mapping::{Advice, Mapping, page_bytes};
 use super::memfd::allocate;
+use super::numa;
 use super::progress::{ProgressSink, Throttle};
 
 const SEGMENT: &str = "payload";
@@ -39,8 +40,11 @@ const COLLAPSE_TRIES: u32 = 3;
 /// Which pages the blocks shall have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pages {
-    /// 2 MiB where possible, else 4 KiB.
-    Collapse,
+    /// 2 MiB where possible, else 4 KiB; on so many nodes in turn.
+    Collapse {
+        /// 1 where the kernel chooses, or one node was named.
+        node_count: u64,
+    },
     /// 4 KiB.
     Small,
     /// The file is made of 2 MiB pages.
@@ -67,10 +71,34 @@ enum Block {
     FellBack(Errno),
 }
 
-/// Two to eight cores work with one to four threads, larger machines with up to eight.
+/// One for each core, up to eight: nobody is served yet.
 pub(super) fn thread_count() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus / 2).clamp(1, MAX_THREADS)
+    cpus.clamp(1, MAX_THREADS)
+}
+
+/// Puts the whole 2 MiB blocks of a segment that is not the payload on 2 MiB pages, as far as the kernel has them. What is
+/// left, and the rest behind the last block, gets its pages from the caller.
+pub(super) fn collapse_blocks(
+    fd: BorrowedFd<'_>,
+    mapping: &Mapping,
+    len_bytes: u64,
+    segment: &'static str,
+) -> Result<(), SegmentError> {
+    let block_count = len_bytes / HUGE_PAGE_BYTES;
+    for block in 0..block_count {
+        let offset_bytes = block * HUGE_PAGE_BYTES;
+        allocate(fd, offset_bytes, 1, len_bytes, segment)?;
+        if let Err(errno) = collapse(mapping, offset_bytes as usize) {
+            log::warn!(
+                "{} of {} of the {segment} segment are on 4 KiB pages, because the kernel refused 2 MiB pages there ({errno}); lookups in a large index are slower; start on a machine with less fragmented memory, or say --hugepages off",
+                human_bytes(len_bytes - offset_bytes),
+                human_bytes(len_bytes)
+            );
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Prefaults the whole of `mapping`, a mapping of `fd` at a 2 MiB boundary whose length is whole blocks. Every now
@@ -180,8 +208,13 @@ fn prefault_block(
             allocate(fd, offset_bytes, HUGE_PAGE_BYTES, total_bytes, SEGMENT)?;
             return Ok(Block::Huge);
         }
-        Pages::Collapse => {
-            allocate(fd, offset_bytes, 1, total_bytes, SEGMENT)?;
+        Pages::Collapse { node_count } => {
+            let first = numa::first_page_of(
+                offset_bytes / HUGE_PAGE_BYTES,
+                page_bytes() as u64,
+                node_count,
+            );
+            allocate(fd, first, 1, total_bytes, SEGMENT)?;
             match collapse(mapping, offset) {
                 Ok(()) => return Ok(Block::Huge),
                 Err(errno) => Some(errno),

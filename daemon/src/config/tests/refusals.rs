@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 
 /// Values that are refused, for each setting that does not take every text.
-const BAD: [(&str, &[&str]); 33] = [
+const BAD: [(&str, &[&str]); 34] = [
     (
         "socket",
         &[
@@ -31,6 +31,18 @@ const BAD: [(&str, &[&str]); 33] = [
     ("max-objects", &["0", "-5", "134217729", "many"]),
     ("shm-name", &["", "/", "/a/b", "//a", "..", "."]),
     ("hugepages", &["on", ""]),
+    (
+        "numa",
+        &[
+            "",
+            "on",
+            "bind",
+            "bind:",
+            "bind:-1",
+            "bind:1024",
+            "bind:0,1",
+        ],
+    ),
     ("prefault", &["maybe", ""]),
     ("start-wait", &["-1", "86401", "nan"]),
     ("eviction-policy", &["LFU"]),
@@ -147,7 +159,7 @@ fn the_command_line_is_refused_in_one_sentence_that_names_the_flag() {
             &["--gpudirect"],
             "unknown flag \"--gpudirect\"; hostkvd --help lists all",
         ),
-        (&["--numa"], "unknown flag \"--numa\""),
+        (&["--mlockall"], "unknown flag \"--mlockall\""),
         (&["-x"], "unknown flag \"-x\"; hostkvd --help lists all"),
         (
             &["serve"],

@@ -11,7 +11,7 @@ use nix::sys::mman::{ProtFlags, mprotect};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{ftruncate, write};
 
-use super::super::{Segment, create_control, create_lease, create_payload};
+use super::super::{HugePages, Segment, create_control, create_lease, create_payload};
 use super::{Heard, MIB, child, is_child, map_page, options, read_byte, write_byte};
 
 const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
@@ -81,7 +81,7 @@ fn assert_daemon_still_writes(segment: &Segment) {
 
 #[test]
 fn a_client_with_the_control_descriptor_can_only_read_it() {
-    let control = create_control(MIB).unwrap();
+    let control = create_control(MIB, HugePages::Auto).unwrap();
     let fd = control.read_only_fd().unwrap();
     assert_read_only(&fd);
 
@@ -97,7 +97,7 @@ fn a_client_with_the_control_descriptor_can_only_read_it() {
 
 #[test]
 fn segments_have_mode_0600_and_close_on_exec() {
-    let control = create_control(MIB).unwrap();
+    let control = create_control(MIB, HugePages::Auto).unwrap();
     let lease = create_lease(MIB).unwrap();
     let payload = create_payload(&options(2 * MIB), &mut Heard::default()).unwrap();
     let copies = [

@@ -52,7 +52,7 @@ fn a_prefault_ends_as_soon_as_it_hears_that_the_rest_no_longer_fits() {
     let error = prefault(
         payload.writable_fd().unwrap().as_fd(),
         &mapping,
-        Pages::Collapse,
+        Pages::Collapse { node_count: 1 },
         2,
         &mut heard,
         &mut |missing_bytes| {
@@ -100,7 +100,7 @@ fn child_fills_a_small_dev_shm() {
     fs::remove_file("/dev/shm/other").unwrap();
 
     // Without the question beforehand: every kind of prefault ends with an error, at any fill, and by no signal.
-    for pages in [Pages::Collapse, Pages::Small] {
+    for pages in [Pages::Collapse { node_count: 1 }, Pages::Small] {
         for filled_mib in [0, 5, 13, 16] {
             fs::write("/dev/shm/other", vec![1u8; filled_mib << 20]).unwrap();
             let file = fs::File::create_new("/dev/shm/pool").unwrap();

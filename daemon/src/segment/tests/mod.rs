@@ -34,6 +34,7 @@ fn options(size_bytes: u64) -> PayloadOptions<'static> {
         extra_bytes: 0,
         shm_name: None,
         huge_pages: HugePages::Auto,
+        numa: None,
         prefault: true,
         writers_allowed: true,
         start_wait: Duration::ZERO,

@@ -3,9 +3,11 @@
 use std::ptr::NonNull;
 
 use super::super::{
-    HUGE_PAGE_BYTES, HugePages, SegmentError, create_control, create_lease, create_payload,
+    HUGE_PAGE_BYTES, HugePages, PayloadOptions, SegmentError, create_control, create_lease,
+    create_payload,
 };
 use super::{Heard, MIB, options, present_pages, read_byte, smaps_of, vm_flags};
+use crate::config::Numa;
 
 fn assert_all_zero(base: NonNull<u8>, len_bytes: u64) {
     for offset in (0..len_bytes).step_by(509) {
@@ -13,6 +15,17 @@ fn assert_all_zero(base: NonNull<u8>, len_bytes: u64) {
         let at = unsafe { base.add(offset as usize) };
         assert_eq!(read_byte(at), 0, "byte {offset}");
     }
+}
+
+/// How much of the mapping at `base` this process has as 2 MiB pages.
+fn pmd_mapped_bytes(base: NonNull<u8>) -> u64 {
+    let smaps = smaps_of(base.as_ptr() as usize);
+    let line = smaps
+        .lines()
+        .find_map(|line| line.strip_prefix("ShmemPmdMapped:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.expect("smaps tells").trim().parse().unwrap();
+    kib * 1024
 }
 
 /// Whether a forked child has something mapped at `address`.
@@ -39,7 +52,7 @@ fn child_maps(address: NonNull<u8>) -> bool {
 
 #[test]
 fn no_mapping_reaches_a_forked_child_or_a_core_file() {
-    let control = create_control(MIB).unwrap();
+    let control = create_control(MIB, HugePages::Auto).unwrap();
     let lease = create_lease(MIB).unwrap();
     let payload = create_payload(&options(2 * MIB), &mut Heard::default()).unwrap();
     let ordinary = Box::new([0u8; 8192]);
@@ -77,7 +90,7 @@ fn a_mapping_is_gone_with_its_segment() {
 #[test]
 fn control_and_lease_segments_are_all_there_and_zero() {
     for segment in [
-        create_control(3 * MIB + 4096).unwrap(),
+        create_control(3 * MIB + 4096, HugePages::Auto).unwrap(),
         create_lease(516 * 1024).unwrap(),
     ] {
         assert_eq!(
@@ -104,19 +117,8 @@ fn a_prefaulted_payload_has_all_its_pages_zero_and_huge_where_the_kernel_can() {
         eprintln!("SKIPPED: this kernel gives no 2 MiB pages; checked the fallback only");
         assert!(payload.kind().contains("4 KiB"));
     } else {
-        let mapped: u64 = smaps_of(payload.base().as_ptr() as usize)
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("ShmemPmdMapped:")?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
-            .expect("smaps tells");
         assert_eq!(
-            mapped * 1024,
+            pmd_mapped_bytes(payload.base()),
             payload.huge_page_bytes(),
             "what is claimed is what the kernel says"
         );
@@ -189,4 +191,69 @@ fn hugetlb_without_reserved_pages_is_an_error_that_says_how_many_to_reserve() {
         "{error}"
     );
     assert!(error.to_string().contains("vm.nr_hugepages="), "{error}");
+}
+
+#[test]
+fn a_payload_takes_its_memory_from_the_nodes_that_are_named() {
+    for (numa, word) in [
+        (Numa::Interleave, " interleave:"),
+        (Numa::Bind(0), " bind:0 "),
+    ] {
+        let placed = PayloadOptions {
+            numa: Some(numa),
+            ..options(8 * MIB)
+        };
+        let payload = match create_payload(&placed, &mut Heard::default()) {
+            Ok(payload) => payload,
+            Err(SegmentError::NumaRefused { errno, .. }) => {
+                eprintln!("SKIPPED: this process may not use mbind ({errno})");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(present_pages(payload.base(), payload.len_bytes()), 8 * 256);
+        let start = format!("{:08x} ", payload.base().as_ptr() as usize);
+        let Ok(maps) = std::fs::read_to_string("/proc/self/numa_maps") else {
+            eprintln!("SKIPPED: this kernel does not tell of NUMA policies");
+            continue;
+        };
+        let line = maps.lines().find(|line| line.starts_with(&start));
+        let line = line.expect("the payload has a line");
+        assert!(line.contains(word), "{line}");
+        assert!(line.contains(" N0="), "{line}");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_there_is_refused_with_those_that_are() {
+    let placed = PayloadOptions {
+        numa: Some(Numa::Bind(1023)),
+        ..options(2 * MIB)
+    };
+    let error = create_payload(&placed, &mut Heard::default()).expect_err("no such node");
+    let text = error.to_string();
+    assert!(
+        text.starts_with(
+            "--numa bind:1023: this machine has no NUMA node 1023 with memory; allowed is one of 0"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_index_is_on_huge_pages_where_the_kernel_can_and_on_small_ones_when_told() {
+    let huge_bytes = |pages| {
+        let control = create_control(5 * MIB + 4096, pages).unwrap();
+        assert_eq!(
+            present_pages(control.base(), control.len_bytes()) as u64,
+            control.len_bytes() / 4096
+        );
+        assert_all_zero(control.base(), control.len_bytes());
+        pmd_mapped_bytes(control.base())
+    };
+    assert_eq!(huge_bytes(HugePages::Off), 0);
+    match huge_bytes(HugePages::Auto) {
+        0 => eprintln!("SKIPPED: this kernel gives no 2 MiB pages; checked the fallback only"),
+        bytes => assert_eq!(bytes, 4 * MIB, "the two whole blocks"),
+    }
 }
