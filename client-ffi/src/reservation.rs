@@ -298,6 +298,9 @@ impl Reservation {
     }
 
     /// Sends the commit of what was granted and looks at every answer.
+    ///
+    /// A function of its own in the machine code too, where a test looks for the fence before the send.
+    #[inline(never)]
     fn send_commit(&self) -> core::result::Result<Vec<CommittedItem>, Failure> {
         // The caller may have streamed into the spans with copies of its own.
         payload_store_fence();
