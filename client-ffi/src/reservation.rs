@@ -222,7 +222,12 @@ impl Reservation {
         self.begin_end()?;
         let outcome = self.send_commit();
         match outcome {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // Nothing is held any more: the drop must not ask the daemon to take it back.
+                self.has_ended = true;
+                self.session.leave();
+                Ok(())
+            }
             Err(failure) => Err(self.give_up(failure)),
         }
     }
