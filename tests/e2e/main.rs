@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod budgets;
 mod client_crash;
 mod containers;
 mod core_files;

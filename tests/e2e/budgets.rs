@@ -1,0 +1,163 @@
+//! What a call of the C interface may take, each with its figure here: allocations, page faults and system calls; and how
+//! often a daemon wakes up for which there is nothing to do.
+//!
+//! Instructions are counted by `scripts/count-instructions.sh`, whose figures stand there.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use hostkv_tests::{Daemon, Worker, skip};
+
+/// Room for a few hundred stores of 32 x 128 KiB, which evict each other.
+const POOL: [&str; 2] = ["--l1-size-gb", "0.125"];
+/// Keys of a call, and allocations of a reserve, its spans and its commit.
+const ALLOCATIONS_OF_A_STORE: [(usize, u64); 2] = [(1, 11), (32, 21)];
+
+/// Runs `hostkv-test-counted` under another program, or alone.
+fn counted(daemon: &Daemon, wrapper: &[&str], what: &str, keys: usize, rounds: usize) -> Output {
+    let program = Worker::program().with_file_name("hostkv-test-counted");
+    let mut words: Vec<_> = wrapper.iter().map(std::ffi::OsString::from).collect();
+    words.push(program.into());
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .arg(daemon.socket())
+        .args([what, &keys.to_string(), &rounds.to_string()])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what} of {keys} keys: {errors}");
+    output
+}
+
+/// Allocations and page faults of all rounds.
+fn taken(daemon: &Daemon, what: &str, keys: usize, rounds: usize) -> (u64, u64) {
+    let output = counted(daemon, &[], what, keys, rounds);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let ["allocations", allocations, "faults", faults] = words[..] else {
+        panic!("{text}");
+    };
+    (allocations.parse().unwrap(), faults.parse().unwrap())
+}
+
+#[test]
+fn an_acquire_and_its_release_allocate_nothing() {
+    let daemon = Daemon::start(&[]);
+    for keys in [1, 32, 256, 1024] {
+        let (allocations, _) = taken(&daemon, "reads", keys, 100);
+        assert_eq!(
+            allocations, 0,
+            "acquire+release of {keys} keys, 100 times: {allocations} allocations, was 0"
+        );
+    }
+    daemon.finish();
+}
+
+#[test]
+fn a_store_allocates_as_often_as_is_known_and_faults_no_page_in() {
+    const ROUNDS: u64 = 100;
+    let daemon = Daemon::start(&POOL);
+    for (keys, known) in ALLOCATIONS_OF_A_STORE {
+        let (allocations, faults) = taken(&daemon, "stores", keys, ROUNDS as usize);
+        let now = allocations.div_ceil(ROUNDS);
+        assert!(
+            now <= known,
+            "reserve+commit of {keys} keys: {now} allocations, was {known}; find what made it dearer, or write the \
+             figure anew"
+        );
+        assert_eq!(
+            faults, 0,
+            "reserve+copy+commit of {keys} keys, {ROUNDS} times in a populated session: {faults} page faults, was 0"
+        );
+    }
+    daemon.finish();
+}
+
+#[test]
+fn a_reserve_and_a_commit_are_one_round_trip_each_and_the_copy_between_them_none() {
+    let can_trace = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !can_trace {
+        skip("the count of system calls of stores: strace is missing or may not trace");
+        return;
+    }
+    let daemon = Daemon::start(&POOL);
+    let trace = daemon.spec().folder().join("stores");
+    let trace = trace.to_str().unwrap();
+    counted(&daemon, &["strace", "-f", "-o", trace], "stores", 32, 20);
+    let text = std::fs::read_to_string(trace).unwrap();
+    // A line is `PID name(…`. Each store has a marker before and after its reserve and its commit.
+    let names = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    let parts: Vec<Vec<&str>> = names.fold(vec![Vec::new()], |mut parts, word| {
+        match word.starts_with("write(-1,") {
+            true => parts.push(Vec::new()),
+            false => parts
+                .last_mut()
+                .unwrap()
+                .push(word.split('(').next().unwrap()),
+        }
+        parts
+    });
+    // Before the first store, then four parts for each: reserve, copy, commit, and what lies between two stores.
+    assert_eq!((parts.len() - 1) % 4, 0);
+    let stores: Vec<_> = parts[1..].chunks_exact(4).collect();
+    assert!(stores.len() > 20, "{}", stores.len());
+    for store in stores {
+        for (what, calls) in [("reserve", &store[0]), ("commit", &store[2])] {
+            let sends = calls.iter().filter(|call| call.starts_with("send")).count();
+            let receives = calls.iter().filter(|call| call.starts_with("recv")).count();
+            assert_eq!(
+                (sends, receives),
+                (1, 1),
+                "{what} of 32 keys: {sends} sends and {receives} receives, was 1 and 1: {calls:?}"
+            );
+            // The third waits until the reply is there.
+            assert!(
+                calls.len() <= 3,
+                "{what} of 32 keys: {} system calls, was 3: {calls:?}",
+                calls.len()
+            );
+        }
+        assert!(store[1].is_empty(), "copy of 32 objects: {:?}", store[1]);
+    }
+    daemon.finish();
+}
+
+/// How often the threads of a process have slept and gone on.
+fn wakeups(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .map(|task| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+#[test]
+fn a_daemon_with_64_idle_sessions_wakes_for_its_ticks_only() {
+    // Ten ticks, and what the second brings: the log writer's lines, a scan.
+    const A_SECOND: f64 = 14.0;
+    let daemon = Daemon::start(&[]);
+    let sessions: Vec<_> = (0..64).map(|_| daemon.session()).collect();
+    daemon.wait_for_sessions(64);
+    std::thread::sleep(Duration::from_millis(1100));
+    let (begin, before) = (Instant::now(), wakeups(daemon.pid()));
+    std::thread::sleep(Duration::from_secs(3));
+    let now = wakeups(daemon.pid()) - before;
+    let a_second = now as f64 / begin.elapsed().as_secs_f64();
+    assert!(
+        a_second <= A_SECOND,
+        "{a_second:.1} wakeups a second with 64 idle sessions, was 11, limit {A_SECOND}"
+    );
+    drop(sessions);
+    daemon.finish();
+}
