@@ -15,8 +15,8 @@ use super::setting::{self, Setting};
 use super::source::{Given, Host, Layers, Origin};
 use super::{
     AccessConfig, Config, EvictionConfig, EvictionPolicy, HugePages, Integrity, LimitsConfig,
-    MetricsConfig, Numa, Origins, PoolConfig, SocketGroup, StorePolicy, TelemetryConfig, TenantsConfig,
-    TiersConfig,
+    MetricsConfig, Numa, Origins, PoolConfig, SocketGroup, StorePolicy, TelemetryConfig,
+    TenantsConfig, TiersConfig,
 };
 use crate::telemetry::PROCESSORS;
 use crate::tiers::spec;

@@ -394,7 +394,10 @@ fn printed_configuration_given_back_as_a_file_is_the_same_configuration() {
         .collect();
     let one_each = SAMPLES.iter().zip(&all).map(|((name, _, _), flag)| {
         let beside = (*name == BESIDE.0).then_some(BESIDE.1);
-        beside.into_iter().chain([flag.as_str()]).collect::<Vec<_>>()
+        beside
+            .into_iter()
+            .chain([flag.as_str()])
+            .collect::<Vec<_>>()
     });
     // It does not go together with --prefault no.
     let together = all.iter().map(String::as_str);

@@ -692,10 +692,12 @@ impl World {
         for _ in 0..10_000 {
             self.take_tiers();
             self.give_way();
+            // What a tier answers may want more of a tier, which the loop hands over in its next turn.
+            let is_with_tiers = !self.tier_parts.is_empty();
             while let Some(part) = self.tier_parts.pop() {
                 self.serve_tier(part, true);
             }
-            if !self.pool.store.has_work() {
+            if !is_with_tiers && !self.pool.store.has_work() {
                 break;
             }
             let resumed = self.pool.store.slice(self.pool.now);
