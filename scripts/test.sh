@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz planted sanitize)
+steps=(format lint scripts header abi build unit loom shuttle c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz planted sanitize)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -50,6 +50,9 @@ step_unit() {
 }
 
 step_loom() { scripts/models.sh; }
+
+# As many as a slow machine does in a minute, with another seed each time.
+step_shuttle() { scripts/shuttle.sh 5000; }
 
 step_c_interface() { scripts/test-c.sh; }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does the worst that one host allows to hostkv for MINUTES (80 when not given): the faults for five eighths of the time,
-# the models in full, the planted bugs, the sanitizers, and fuzzing for what is left.
+# the models in full, random schedules, the planted bugs, the sanitizers, and fuzzing for what is left.
 #
 #   scripts/torture.sh                                80 minutes, a seed from the clock
 #   MINUTES=10 SEED=7 scripts/torture.sh              less than 20 minutes are for the faults alone
@@ -53,6 +53,7 @@ note faults $?
 
 if [[ -z ${ONLY-} ]]; then
   HOSTKV_MODEL_FULL=1 part models $(($(left) / 2)) scripts/models.sh
+  part schedules $(($(left) / 3)) scripts/shuttle.sh 1000000
   part "planted bugs" $(($(left) / 2)) scripts/planted.sh
   for tool in address thread miri; do
     part "checker $tool" $(($(left) / 3)) scripts/sanitize.sh "$tool"

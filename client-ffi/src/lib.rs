@@ -28,6 +28,8 @@ mod lane;
 pub mod lease;
 mod lease_pool;
 pub mod mapping;
+#[cfg(shuttle)]
+pub mod model;
 mod pin_slots;
 pub mod prefetch;
 mod read_path;

@@ -1,9 +1,10 @@
 //! The only file that names the atomics.
 //!
 //! Everything that two threads or two processes do to the same word goes through these names, so that a
-//! build with `--cfg loom` runs the very code under the model checker.
+//! build with `--cfg loom` runs the very code under the model checker, and one with `--cfg shuttle` under a
+//! scheduler that chance drives.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod imp {
     pub use std::sync::atomic::{
         AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
@@ -17,6 +18,16 @@ pub mod model;
 mod imp {
     pub use super::model::{AtomicU32, AtomicU64, fence};
     pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+}
+
+#[cfg(shuttle)]
+pub mod schedule;
+
+#[cfg(shuttle)]
+mod imp {
+    pub use super::schedule::{
+        AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
 }
 
 pub use imp::*;

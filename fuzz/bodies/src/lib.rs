@@ -29,6 +29,8 @@ pub mod frames;
 pub mod lease;
 mod memory;
 mod pool;
+#[cfg(shuttle)]
+pub mod schedules;
 pub mod session;
 
 /// A target's name and its body.
