@@ -80,8 +80,12 @@ done
 
 # --- the programs
 
-# build COMPILER NAME FLAG…: tests/c/NAME.c as $work/NAME-COMPILER
-build() { "$1" -std=c11 "${strict[@]}" "tests/c/$2.c" -o "$work/$2-$1" "${@:3}"; }
+# build COMPILER NAME FLAG…: tests/c/NAME.c, or else examples/NAME.c, as $work/NAME-COMPILER
+build() {
+  local source=tests/c/$2.c
+  [[ -e $source ]] || source=examples/$2.c
+  "$1" -std=c11 "${strict[@]}" "$source" -o "$work/$2-$1" "${@:3}"
+}
 
 abi() { build "$1" abi "${link[@]}" && "$work/abi-$1"; }
 plain() { build "$1" "$2" "${link[@]}" && beside_daemon "$work/$2-$1" "${@:3}"; }
@@ -114,7 +118,7 @@ for compiler in gcc clang; do
   done
 done
 check "misuse linked statically" linked_statically
-for program in misuse prefetch threads; do
+for program in misuse prefetch threads roundtrip; do
   check "$program under the address and undefined-behaviour sanitizers" sanitized gcc "$program"
 done
 if has valgrind; then
@@ -122,10 +126,12 @@ if has valgrind; then
   check "misuse under valgrind" under_valgrind no misuse
   check "prefetch under valgrind" under_valgrind no prefetch
   check "threads under valgrind" under_valgrind full threads 20
+  check "roundtrip under valgrind" under_valgrind full roundtrip
 else
   skip "misuse under valgrind" valgrind
   skip "prefetch under valgrind" valgrind
   skip "threads under valgrind" valgrind
+  skip "roundtrip under valgrind" valgrind
 fi
 
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
