@@ -52,7 +52,7 @@ step_unit() {
 step_loom() { scripts/models.sh; }
 
 # As many as a slow machine does in a minute, with another seed each time.
-step_shuttle() { scripts/shuttle.sh 5000; }
+step_shuttle() { scripts/shuttle.sh 10000; }
 
 step_c_interface() { scripts/test-c.sh; }
 
