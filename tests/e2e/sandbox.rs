@@ -67,10 +67,6 @@ fn every_thread_is_closed_in_by_default_and_none_when_it_is_off() {
     let flags = ["--enable-telemetry", "--telemetry-processor", &jsonl];
     let daemon = DaemonSpec::new(&flags).beside(&spec).start();
     if is_whole(&daemon) {
-        let names: Vec<String> = of_each_thread(&daemon, "Seccomp")
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
         for name in [
             "hostkvd",
             "hostkvd-log",
@@ -78,7 +74,11 @@ fn every_thread_is_closed_in_by_default_and_none_when_it_is_off() {
             "payload-0",
             "metrics-accept",
         ] {
-            assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+            // A thread names itself, a moment after its start.
+            wait_until(&format!("there is a thread {name}"), || {
+                let threads = of_each_thread(&daemon, "Seccomp");
+                threads.iter().any(|(found, _)| found == name)
+            });
         }
         for (field, wanted) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
             for (name, value) in of_each_thread(&daemon, field) {

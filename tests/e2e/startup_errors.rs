@@ -125,7 +125,7 @@ fn an_unknown_flag_or_argument_is_code_2() {
         2,
         &["--l1-size", "--l1-size-gb", "--help"],
     );
-    fails(&["--l2-adapter", "5"], 2, &["--l2-adapter", "--help"]);
+    fails(&["--l3-adapter", "5"], 2, &["--l3-adapter", "--help"]);
     fails(&["start"], 2, &["\"start\"", "--help"]);
     fails(&["--max-pins"], 2, &["--max-pins", "lacks its value"]);
     fails(

@@ -240,7 +240,12 @@ fn reads(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
 fn stores(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
     let source = vec![7; OBJECT_BYTES as usize];
     let batches: Vec<_> = (0..WARM_UP + rounds)
-        .map(|round| items(&keys(&format!("stored-{round}"), key_count), OBJECT_BYTES))
+        .map(|round| {
+            items(
+                &keys(&format!("stored-{key_count}-{round}"), key_count),
+                OBJECT_BYTES,
+            )
+        })
         .collect();
     let (warm_up, counted) = batches.split_at(WARM_UP);
     warm_up
