@@ -540,10 +540,13 @@ private:
 // it kept. One thread at a time uses it.
 class Prefetch {
 public:
+    // Holds nothing.
     Prefetch() noexcept = default;
+    // Owns a handle of C.
     explicit Prefetch(hostkv_prefetch *owned) noexcept : handle_(owned) {}
 
     // The number of leading keys that are in the pool now; nothing when it is not over after `timeout_ms`, then ask again.
+    // -> hostkv_prefetch_wait
     Returned<std::optional<std::size_t>> wait(std::uint32_t timeout_ms) {
         std::size_t prefix_count = 0;
         const Status status = to_status(hostkv_prefetch_wait(handle_.get(), timeout_ms, &prefix_count));
@@ -552,9 +555,12 @@ public:
         return std::optional<std::size_t>(prefix_count);
     }
     // What it kept may be evicted again. The destructor does this too, and ignores how it went.
+    // -> hostkv_prefetch_end
     Returned<void> end() { return detail::checked(hostkv_prefetch_end(handle_.release())); }
 
+    // The handle, for functions of C; stays owned by this value.
     hostkv_prefetch *get() const noexcept { return handle_.get(); }
+    // Whether it holds anything.
     explicit operator bool() const noexcept { return handle_ != nullptr; }
 
 private:
