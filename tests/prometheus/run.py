@@ -138,8 +138,8 @@ def readmes_show_the_shipped_configuration():
     shipped = (PACKAGING / "prometheus.yml").read_text(encoding="utf-8")
     blocks = []
     for readme in (ROOT / "README.md", PACKAGING / "README.md"):
-        indented = re.findall(r"(?:^    .*\n)+", readme.read_text(encoding="utf-8"), re.MULTILINE)
-        blocks += [re.sub("^    ", "", block, flags=re.MULTILINE) for block in indented if "scrape_configs:" in block]
+        fenced = re.findall(r"^```yaml\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        blocks += [block for block in fenced if "scrape_configs:" in block]
     must(blocks, "no README shows a scrape configuration")
     for block in blocks:
         must(block in shipped, f"a README shows a scrape configuration that is not that of prometheus.yml:\n{block}")
