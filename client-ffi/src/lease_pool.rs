@@ -136,23 +136,27 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_get_the_same_handle() {
+    fn threads_that_reach_for_one_place_never_get_the_same_handle() {
         let pool = LeasePool::<u32>::new();
+        // Each thread has a shelf of its own, so they would seldom meet without this.
+        let place = &pool.shelves[0].0[0];
+        place.store(
+            Box::into_raw(Box::new(LeaseMemory::new())),
+            Ordering::Release,
+        );
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let pool = &pool;
                 scope.spawn(move || {
-                    for _ in 0..20_000 {
-                        let mut held = [pool.take(), pool.take()];
-                        held.iter_mut().for_each(|held| {
-                            assert_eq!(held.session, None);
-                            held.session = Some(thread);
-                        });
-                        std::hint::black_box(&held);
-                        for held in held {
-                            assert_eq!(held.session, Some(thread));
-                            pool.put(held);
-                        }
+                    for _ in 0..300_000 {
+                        let Some(mut held) = LeasePool::take_from(place) else {
+                            continue;
+                        };
+                        assert_eq!(held.session, None);
+                        held.session = Some(thread);
+                        std::hint::black_box(&mut held);
+                        assert_eq!(held.session, Some(thread));
+                        held.session = None;
+                        place.store(Box::into_raw(held), Ordering::Release);
                     }
                 });
             }
