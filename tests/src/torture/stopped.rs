@@ -165,13 +165,16 @@ fn stopped(run: &mut Run, how: &How) -> Result<(), Skipped> {
         assert!(worker.end().success());
         run.count(1);
     }
-    let (ratio, quiet) = (median(ratios), median(quiets));
+    // On a machine that others use, two quiet windows differ as much as a quiet one and another.
+    let calm = |quiet: &&f64| (0.9..1.1).contains(*quiet);
+    let is_calm = quiets.iter().filter(calm).count() * 2 > quiets.len();
+    let ratio = median(ratios);
     run.note(format!(
         "others' writes {:.0} % of quiet, longest stop {longest:.0?}",
         ratio * 100.0
     ));
     if !run.is_short() && run.done() >= 5 {
-        if (0.9..1.1).contains(&quiet) {
+        if is_calm {
             assert!(
                 ratio >= 0.9,
                 "others write at {ratio:.2} of their quiet rate"
