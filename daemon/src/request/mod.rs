@@ -117,6 +117,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
     let grows = match &request {
         Request::Resolve(_) => Some("open a keyspace"),
         Request::Reserve(_) => Some("reserve"),
+        Request::Prefetch(_) => Some("prefetch"),
         _ => None,
     };
     if let Some(Err(refusal)) = grows.map(ballast::refuse_more) {

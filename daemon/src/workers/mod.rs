@@ -130,7 +130,11 @@ impl PayloadBytes {
             .view()
             .words(offset_bytes, len_bytes.div_ceil(8))
             .map_err(|_| Errno::ERANGE)?;
-        let mut bytes = Vec::with_capacity(len_bytes.next_multiple_of(8) as usize);
+        // Of megabytes: want of memory is the task's failure, not the end of the daemon.
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len_bytes.next_multiple_of(8) as usize)
+            .map_err(|_| Errno::ENOMEM)?;
         let mut chunk = [0_u64; CHUNK_WORDS];
         let mut next = 0;
         while bytes.len() < len_bytes as usize {

@@ -1,7 +1,7 @@
 //! F23: the system gives the daemon no memory.
 //!
 //! ```text
-//!   prlimit RLIMIT_AS to what the daemon has ──> opens, keyspaces, reserves refused by SYSTEM; reads, commits, removes go on
+//!   prlimit RLIMIT_AS to what the daemon has ──> opens, keyspaces, reserves, prefetches refused by SYSTEM; reads, commits, removes go on
 //!   prlimit back ────────────────────────────> all is served again, and an audit finds nothing
 //! ```
 //!
@@ -81,6 +81,10 @@ fn of_memory(run: &mut Run) -> Result<(), Skipped> {
                 Ok(reservation) => reservation.commit().unwrap(),
                 Err(error) => refused += u32::from(is_refusal(&daemon, &error)),
             }
+            match session.prefetch(space, &stored[..4], &request(0)) {
+                Ok(prefetch) => prefetch.end().unwrap(),
+                Err(error) => refused += u32::from(is_refusal(&daemon, &error)),
+            }
             let lease = session.acquire(space, &stored[..4], &request(0)).unwrap();
             for (index, key) in stored[..4].iter().enumerate().take(lease.prefix_count()) {
                 assert_reads(&lease, index, key);
@@ -106,7 +110,7 @@ fn of_memory(run: &mut Run) -> Result<(), Skipped> {
         run.count(1);
     }
     run.note(format!(
-        "{refused} refusals of {tried} opens and as many reserves"
+        "{refused} refusals of {tried} opens and as many reserves and prefetches"
     ));
     session.close().unwrap();
     daemon.finish();
