@@ -3,7 +3,7 @@
 //! `make torture` does the whole.
 
 use hostkv_tests::torture::{
-    self, FAULTS, Fault, abroad, calls, changed, closed, flood, fork, greedy, hostile, kill,
+    self, FAULTS, Fault, abroad, calls, changed, clock, closed, flood, fork, greedy, hostile, kill,
     little, paused, race, refused, restart, short, stopped, stuck, threads, verify,
 };
 
@@ -52,6 +52,7 @@ short_forms! {
     in_any_memory_cgroup_a_pool_is_refused_or_whole => little::CGROUP,
     a_flood_of_connections_costs_little_and_keeps_nobody_out => flood::OF_CONNECTIONS,
     with_few_descriptors_sessions_are_refused_and_open_again => flood::OF_DESCRIPTORS,
+    a_wall_clock_that_jumps_expires_nothing_early_and_nothing_late => clock::JUMPS,
     a_log_that_goes_nowhere_stalls_nobody => stuck::LOG,
     a_client_in_namespaces_of_its_own_works_and_dies_like_any_other => abroad::IN_NAMESPACES,
     a_system_call_of_the_daemon_that_fails_ends_it_by_a_sentence_or_nothing => refused::OF_THE_DAEMON,

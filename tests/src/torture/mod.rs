@@ -18,6 +18,7 @@
 pub mod abroad;
 pub mod calls;
 pub mod changed;
+pub mod clock;
 pub mod closed;
 pub mod flood;
 pub mod fork;
@@ -81,6 +82,7 @@ pub const FAULTS: &[&Fault] = &[
     &little::CGROUP,
     &flood::OF_CONNECTIONS,
     &flood::OF_DESCRIPTORS,
+    &clock::JUMPS,
     &stuck::LOG,
     &abroad::IN_NAMESPACES,
     &refused::OF_THE_DAEMON,
