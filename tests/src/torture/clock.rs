@@ -139,8 +139,8 @@ fn jumps(run: &mut Run) -> Result<(), Skipped> {
     let mut worker = Worker::start_with(&variables);
     worker.must("open");
     let (mut early, mut judged) = (0, 0);
+    store(&session, space, &base, 5000);
     while run.goes_on() {
-        store(&session, space, &base, 5000);
         let begin = Instant::now();
         worker.must("acquire base 3");
         worker.must("reserve own 4 8000");
