@@ -120,12 +120,21 @@ pub fn wait_until_fits(
     }
 }
 
-/// Asked again and again while the pool is filled, with what is still missing: two daemons, or a daemon and an
-/// engine that loads its weights, can each have found enough for one.
-pub fn check_remaining(need: &Need, machine: &mut dyn Machine) -> Result<(), SegmentError> {
-    let taken = machine.budgets(need)?.into_iter().find(|budget| {
-        budget.need_bytes > budget.available_bytes.saturating_add(slack_bytes(budget))
-    });
+/// Asked again and again while the pool is filled: two daemons, or a daemon and an engine that loads its weights, can
+/// each have found enough for one.
+///
+/// `looked` is what the machine said, each need what comes on top of the pool. `missing_bytes` of the pool were still
+/// missing at that look or later, never before it: what was taken in between would count on both sides.
+pub(super) fn check_remaining(looked: Vec<Budget>, missing_bytes: u64) -> Result<(), SegmentError> {
+    let taken = looked
+        .into_iter()
+        .map(|budget| Budget {
+            need_bytes: budget.need_bytes.saturating_add(missing_bytes),
+            ..budget
+        })
+        .find(|budget| {
+            budget.need_bytes > budget.available_bytes.saturating_add(slack_bytes(budget))
+        });
     taken.map_or(Ok(()), |budget| Err(SegmentError::MemoryTaken(budget)))
 }
 
@@ -360,11 +369,11 @@ mod tests {
     fn memory_that_others_take_while_the_pool_is_filled_is_an_error_before_it_is_gone() {
         let mut machine = Scripted::new(&[(10, &[7])]);
         let mut check = |mib: u64| {
-            let need = Need {
-                memory_bytes: mib << 20,
+            let beside = Need {
+                memory_bytes: 1 << 20,
                 ..Need::default()
             };
-            check_remaining(&need, &mut machine)
+            check_remaining(machine.budgets(&beside)?, (mib - 1) << 20)
         };
         assert!(check(10 * 1024).is_ok());
         assert!(check(10 * 1024 + 256).is_ok(), "the slack is 32 GiB / 128");

@@ -20,7 +20,7 @@ use nix::sys::memfd::MFdFlags;
 use super::error::{SegmentError, human_bytes};
 use super::holders::PAYLOAD_MEMFD_NAME;
 use super::mapping::Mapping;
-use super::memory::{Machine, ThisMachine, check_remaining, wait_until_fits};
+use super::memory::{Machine, ThisMachine, wait_until_fits};
 use super::named::{self, NamedSegment};
 use super::numa;
 use super::prefault::{Outcome, Pages, prefault, thread_count};
@@ -202,19 +202,14 @@ pub(super) fn create_payload_on(
             HugePages::Off => Pages::Small,
             HugePages::Hugetlb => Pages::Hugetlb,
         };
-        let mut still_fits = |missing_bytes: u64| match pages {
+        let mut look = || match pages {
             // Its pages are reserved by the map.
-            Pages::Hugetlb => Ok(()),
-            Pages::Collapse { .. } | Pages::Small => {
-                let memory_bytes = missing_bytes.saturating_add(options.extra_bytes);
-                check_remaining(
-                    &Need {
-                        memory_bytes,
-                        ..Need::default()
-                    },
-                    machine,
-                )
-            }
+            Pages::Hugetlb => Ok(Vec::new()),
+            Pages::Collapse { .. } | Pages::Small => machine.budgets(&Need {
+                // Of nothing at all nothing is said.
+                memory_bytes: options.extra_bytes.max(1),
+                ..Need::default()
+            }),
         };
         let outcome = prefault(
             payload.backing.fd(),
@@ -222,7 +217,7 @@ pub(super) fn create_payload_on(
             pages,
             thread_count(),
             sink,
-            &mut still_fits,
+            &mut look,
         )?;
         warn_of_fallback(&outcome, len_bytes);
         payload.huge_page_bytes = outcome.huge_bytes;

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::HUGE_PAGE_BYTES;
-use super::error::{SegmentError, human_bytes};
+use super::error::{Budget, SegmentError, human_bytes};
 use super::mapping::{Advice, Mapping, page_bytes};
 use super::memfd::allocate;
+use super::memory::check_remaining;
 use super::numa;
 use super::progress::{ProgressSink, Throttle};
 
@@ -101,21 +102,45 @@ pub(super) fn collapse_blocks(
     Ok(())
 }
 
+/// What the threads have reported.
+#[derive(Debug, Default)]
+struct Filled {
+    outcome: Outcome,
+    bytes: u64,
+}
+
+impl Filled {
+    fn add(&mut self, report: Report) -> Result<(), SegmentError> {
+        match report? {
+            Block::Huge => self.outcome.huge_bytes += HUGE_PAGE_BYTES,
+            Block::Small => {}
+            Block::FellBack(errno) => {
+                self.outcome.fallback_bytes += HUGE_PAGE_BYTES;
+                self.outcome.fallback_reason.get_or_insert(errno);
+            }
+        }
+        self.bytes += HUGE_PAGE_BYTES;
+        Ok(())
+    }
+}
+
 /// Prefaults the whole of `mapping`, a mapping of `fd` at a 2 MiB boundary whose length is whole blocks. Every now
-/// and then `still_fits` hears how many bytes are missing, and can end it.
+/// and then `look` says how much memory there is beside what is needed on top of it, and too little ends it.
 pub(super) fn prefault(
     fd: BorrowedFd<'_>,
     mapping: &Mapping,
     pages: Pages,
     thread_count: usize,
     sink: &mut dyn ProgressSink,
-    still_fits: &mut dyn FnMut(u64) -> Result<(), SegmentError>,
+    look: &mut dyn FnMut() -> Result<Vec<Budget>, SegmentError>,
 ) -> Result<Outcome, SegmentError> {
     let total_bytes = mapping.mapped_bytes() as u64;
-    let block_count = total_bytes / HUGE_PAGE_BYTES;
+    let stripes = stripes(total_bytes / HUGE_PAGE_BYTES, thread_count);
+    // Each thread has the memory of a block before it reports it.
+    let at_work_bytes = stripes.len() as u64 * HUGE_PAGE_BYTES;
     let result = std::thread::scope(|scope| {
         let (sender, reports) = channel::<Report>();
-        for stripe in stripes(block_count, thread_count) {
+        for stripe in stripes {
             let sender = sender.clone();
             std::thread::Builder::new()
                 .name("hostkv-prefault".to_string())
@@ -126,30 +151,25 @@ pub(super) fn prefault(
         }
         drop(sender);
 
-        let mut outcome = Outcome::default();
-        let mut done_bytes = 0;
+        let mut filled = Filled::default();
         let mut looks = Throttle::every(HEARTBEAT);
-        sink.update(done_bytes, total_bytes);
+        sink.update(0, total_bytes);
         loop {
             if looks.is_due(Instant::now()) {
-                still_fits(total_bytes - done_bytes)?;
+                let looked = look()?;
+                // After the look, so that what it found taken is either reported by now or at work.
+                for report in reports.try_iter() {
+                    filled.add(report)?;
+                }
+                let missing_bytes = total_bytes - filled.bytes;
+                check_remaining(looked, missing_bytes.saturating_sub(at_work_bytes))?;
             }
             match reports.recv_timeout(HEARTBEAT) {
-                Ok(report) => {
-                    match report? {
-                        Block::Huge => outcome.huge_bytes += HUGE_PAGE_BYTES,
-                        Block::Small => {}
-                        Block::FellBack(errno) => {
-                            outcome.fallback_bytes += HUGE_PAGE_BYTES;
-                            outcome.fallback_reason.get_or_insert(errno);
-                        }
-                    }
-                    done_bytes += HUGE_PAGE_BYTES;
-                }
+                Ok(report) => filled.add(report)?,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(outcome),
+                Err(RecvTimeoutError::Disconnected) => return Ok(filled.outcome),
             }
-            sink.update(done_bytes, total_bytes);
+            sink.update(filled.bytes, total_bytes);
         }
     });
     sink.finish();
