@@ -11,7 +11,7 @@ use hostkv::Status;
 use hostkv::session::Session;
 
 use super::{Fault, Run, Skipped, Stage, Timings};
-use crate::{DaemonSpec, PATIENCE, Random, RawClient};
+use crate::{DaemonSpec, PATIENCE, Random, RawClient, Worker};
 
 /// As many connections as there can be.
 pub static OF_CONNECTIONS: Fault = Fault {
@@ -58,6 +58,8 @@ fn of_connections(run: &mut Run) -> Result<(), Skipped> {
     let stage = Stage::new(&[]);
     let pid = stage.daemon.pid();
     let before = resident_bytes(pid);
+    // A process of its own: a flood displaces the connections of its own process first.
+    let mut newcomer = Worker::start(&stage.daemon);
     let mut most = before;
     let mut opens = Timings::default();
     let begin = Instant::now();
@@ -71,9 +73,8 @@ fn of_connections(run: &mut Run) -> Result<(), Skipped> {
             while !floods.iter().all(|flood| flood.is_finished()) {
                 // A new client is let in beside the flood.
                 let begin = Instant::now();
-                let session = stage.daemon.session();
-                session.ping().unwrap();
-                session.close().unwrap();
+                newcomer.must("open");
+                newcomer.must("close");
                 opens.add(begin.elapsed());
                 most = most.max(resident_bytes(pid));
                 std::thread::sleep(Duration::from_millis(5));
@@ -82,13 +83,14 @@ fn of_connections(run: &mut Run) -> Result<(), Skipped> {
         stage.wait_until_alone();
         run.count(1);
     }
+    assert!(newcomer.end().success());
     let grown = most.saturating_sub(before);
     assert!(
         grown <= GROWTH_BYTES,
         "the daemon grew by {grown} bytes, of {before}"
     );
     run.note(format!(
-        "{:.0} connects/s, RSS + {} KiB, open and ping beside it {}",
+        "{:.0} connects/s, RSS + {} KiB, a session beside it {}",
         (run.done() * CONNECTIONS) as f64 / begin.elapsed().as_secs_f64(),
         grown / 1024,
         opens.summary()

@@ -188,12 +188,13 @@ fn in_little_memory(run: &mut Run) -> Result<(), Skipped> {
         let_go(&mut holder);
         let begin = Instant::now();
         // The log goes on being read, so that the daemon never waits for a reader.
-        let reader = std::thread::spawn(move || lines.map_while(Result::ok).count());
+        let reader =
+            std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>().join("\n"));
         while RawClient::connect(spec.socket()).is_err() {
-            assert!(
-                next.try_wait().unwrap().is_none(),
-                "the next daemon ended instead of serving"
-            );
+            if let Some(status) = next.try_wait().unwrap() {
+                let log = reader.join().expect("the reader of the log ends with it");
+                panic!("the next daemon ended instead of serving: {status}\n{log}");
+            }
             assert!(
                 begin.elapsed() < PATIENCE,
                 "the next daemon does not serve after the old pool is gone"
