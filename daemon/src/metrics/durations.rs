@@ -39,11 +39,13 @@ pub enum TimedRequest {
     Prefetch,
     /// PREFETCH_END.
     PrefetchEnd,
+    /// COMMIT_RESERVE.
+    CommitReserve,
 }
 
 impl TimedRequest {
     /// All of them, in the order of their numbers.
-    pub const ALL: [TimedRequest; 15] = [
+    pub const ALL: [TimedRequest; 16] = [
         TimedRequest::Resolve,
         TimedRequest::Reserve,
         TimedRequest::Commit,
@@ -59,6 +61,7 @@ impl TimedRequest {
         TimedRequest::Reload,
         TimedRequest::Prefetch,
         TimedRequest::PrefetchEnd,
+        TimedRequest::CommitReserve,
     ];
 
     /// The value of the label `request`.
@@ -79,6 +82,7 @@ impl TimedRequest {
             TimedRequest::Reload => "reload",
             TimedRequest::Prefetch => "prefetch",
             TimedRequest::PrefetchEnd => "prefetch_end",
+            TimedRequest::CommitReserve => "commit_reserve",
         }
     }
 }
@@ -119,7 +123,10 @@ mod tests {
             }
         }
         let counts = TimedRequest::ALL.map(|request| durations.of(request).count());
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(
+            counts,
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+        );
         let mut labels = TimedRequest::ALL.map(TimedRequest::label);
         labels.sort_unstable();
         assert!(labels.is_sorted_by(|a, b| a < b), "{labels:?}");

@@ -4,7 +4,7 @@
 //! checked its form, and [`hello::open`] for the first. Nothing here knows of sockets.
 //!
 //! ```text
-//!   Request --> execute --> resolve, reserve, commit, abort, remove, clear, prefetch, stats, audit, list, ping, bye --> Answer
+//!   Request --> execute --> resolve, reserve, commit, commit_reserve, abort, remove, clear, … --> Answer
 //!                      \--> state, reload: allowed? ---------------------> Answer::OfLoop, carried out by server/
 //!   Hello   --> hello::open --> lease segment, the session's account --> HelloReply
 //! ```
@@ -14,6 +14,7 @@ mod audit;
 mod bye;
 mod clear;
 mod commit;
+mod commit_reserve;
 pub mod hello;
 mod list;
 mod ping;
@@ -116,7 +117,7 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
     let session = caller.session;
     let grows = match &request {
         Request::Resolve(_) => Some("open a keyspace"),
-        Request::Reserve(_) => Some("reserve"),
+        Request::Reserve(_) | Request::CommitReserve(..) => Some("reserve"),
         Request::Prefetch(_) => Some("prefetch"),
         _ => None,
     };
@@ -127,6 +128,9 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::Resolve(request) => resolve::resolve(store, session, &request).into(),
         Request::Reserve(request) => reserve::reserve(store, session, request, now),
         Request::Commit(held) => commit::commit(store, session, &held, now),
+        Request::CommitReserve(held, reserve) => {
+            commit_reserve::commit_reserve(store, session, &held, reserve, now)
+        }
         Request::Abort(held) => abort::abort(store, session, &held, now).into(),
         Request::Remove(keys) => remove::remove(store, session, &keys, now).into(),
         Request::Clear { flags } => clear::clear(store, session, flags),
@@ -147,6 +151,7 @@ pub fn resumed(resumed: Resumed) -> Reply {
     match resumed.answer {
         ResumedAnswer::Reserved(items) => Reply::Reserved(items),
         ResumedAnswer::Committed(items) => Reply::Committed(items),
+        ResumedAnswer::CommitReserved(pair) => Reply::CommitReserved(pair.committed, pair.reserved),
         ResumedAnswer::Cleared(count) => Reply::Cleared(count),
         ResumedAnswer::Prefetched(outcome) => Reply::Prefetched(outcome),
     }

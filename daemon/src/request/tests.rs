@@ -198,6 +198,32 @@ fn each_request_gets_the_reply_of_its_own_kind() {
     assert_eq!((figures.object_count, figures.used_bytes), (1, 8192));
     assert_eq!(ask(Request::Remove(vec![key])), Reply::Removed(vec![true]));
     assert_eq!(ask(Request::Clear { flags: 0 }), Reply::Cleared(0));
+    let key_of = |first| Key::new(&[first; 32], 32, 0, 0, keyspace).unwrap();
+    let reserve_of = |op_id, first| Reserve {
+        op_id: OpId(op_id),
+        request_id: String::new(),
+        device: String::new(),
+        items: vec![ReserveItem {
+            key: key_of(first),
+            len_bytes: 5000,
+        }],
+    };
+    let third = held(3, ask(Request::Reserve(reserve_of(3, 6))));
+    let Reply::CommitReserved(committed, reserved) =
+        ask(Request::CommitReserve(third, reserve_of(4, 7)))
+    else {
+        panic!("not committed and reserved");
+    };
+    assert_eq!(committed[0].status, Status::Ok);
+    let fourth = held(4, Reply::Reserved(reserved));
+    assert_eq!(
+        ask(Request::Abort(fourth)),
+        Reply::Aborted(vec![Status::Ok])
+    );
+    assert_eq!(
+        ask(Request::Remove(vec![key_of(6)])),
+        Reply::Removed(vec![true])
+    );
     assert_eq!(ask(Request::Ping), Reply::Pong);
     assert_eq!(ask(Request::Bye), Reply::Bye);
     assert_eq!(store.session_count(), 0);

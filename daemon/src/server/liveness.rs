@@ -25,8 +25,8 @@ use super::connection::{Connection, FrameBuffer, Received};
 /// loop here.
 const FRAMES_AT_MOST: usize = 65_536;
 
-/// Reads what the socket still holds and carries out COMMIT, ABORT and BYE, in their order; true when there was a
-/// BYE, after which nothing counts.
+/// Reads what the socket still holds and carries out COMMIT, also that of a COMMIT_RESERVE, ABORT and BYE, in their order;
+/// true when there was a BYE, after which nothing counts.
 pub fn final_drain(
     connection: &Connection,
     buffer: &mut FrameBuffer,
@@ -41,6 +41,7 @@ pub fn final_drain(
                 match request {
                     Ok(Request::Bye) => return true,
                     Ok(request @ (Request::Commit(_) | Request::Abort(_))) => carry_out(request),
+                    Ok(Request::CommitReserve(held, _)) => carry_out(Request::Commit(held)),
                     // Nobody is there to hear of anything else, nor of a malformed frame.
                     Ok(_) | Err(_) => {}
                 }

@@ -44,6 +44,7 @@ fn timed(request: &Request) -> Option<TimedRequest> {
         Request::Resolve(_) => TimedRequest::Resolve,
         Request::Reserve(_) => TimedRequest::Reserve,
         Request::Commit(_) => TimedRequest::Commit,
+        Request::CommitReserve(..) => TimedRequest::CommitReserve,
         Request::Abort(_) => TimedRequest::Abort,
         Request::Remove(_) => TimedRequest::Remove,
         Request::Clear { .. } => TimedRequest::Clear,

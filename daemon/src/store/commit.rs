@@ -67,7 +67,7 @@ impl Store {
             return Ok(Outcome::Done(answers));
         }
         let mut commit = WaitingCommit {
-            ticket: Ticket(0),
+            ticket: Ticket::NONE,
             session: id,
             op_id: held.op_id,
             answers,
@@ -75,6 +75,7 @@ impl Store {
             items,
             bytes,
             left_behind: None,
+            next: None,
         };
         self.last_ticket += 1;
         commit.ticket = Ticket(self.last_ticket);
@@ -126,16 +127,21 @@ impl Store {
         if self.commits.get_mut(ticket)?.undone > 0 {
             return None;
         }
-        let commit = self.commits.take(ticket)?;
+        let mut commit = self.commits.take(ticket)?;
         let session = commit.session;
+        let next = commit.next.take();
         let answers = self.finish_commit(commit, now);
-        self.session_slots
-            .contains_key(&session)
-            .then_some(Resumed {
+        if !self.session_slots.contains_key(&session) {
+            return None;
+        }
+        match next {
+            Some(reserve) => self.resume_pair(session, ticket, answers, reserve, now),
+            None => Some(Resumed {
                 session,
                 ticket,
                 answer: ResumedAnswer::Committed(answers),
-            })
+            }),
+        }
     }
 
     /// Publishes what a commit names and takes it off its session's account, if that still lives.

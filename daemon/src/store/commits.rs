@@ -15,6 +15,7 @@ use super::parked::Ticket;
 use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
 use hostkv_shm_protocol::sum::Sum;
 use hostkv_shm_protocol::wire::reply::CommittedItem;
+use hostkv_shm_protocol::wire::request::Reserve;
 
 /// One entry that is to be published.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct WaitingCommit {
     pub(super) bytes: u64,
     /// The reservation, once its session has ended.
     pub(super) left_behind: Option<Reservation>,
+    /// The reserve that comes behind it in the same request.
+    pub(super) next: Option<Reserve>,
 }
 
 /// All commits that wait, the oldest first.
@@ -90,6 +93,28 @@ impl Commits {
             .iter_mut()
             .rev()
             .find(|commit| (commit.session, commit.op_id) == (session, op_id))
+    }
+
+    /// Has a reserve come behind the commit of this ticket.
+    pub(super) fn put_behind(&mut self, ticket: Ticket, reserve: Reserve) {
+        if let Some(commit) = self.get_mut(ticket) {
+            commit.next = Some(reserve);
+        }
+    }
+
+    /// Whether a reserve of this operation is to come behind a commit.
+    pub(super) fn has_next(&self, session: SessionId, op_id: OpId) -> bool {
+        self.of_session(session)
+            .any(|commit| commit.next.as_ref().is_some_and(|next| next.op_id == op_id))
+    }
+
+    /// Leaves the reserves of a session undone that were to come behind its commits.
+    pub(super) fn drop_next(&mut self, session: SessionId) {
+        for commit in &mut self.waiting {
+            if commit.session == session {
+                commit.next = None;
+            }
+        }
     }
 
     /// All of them.

@@ -6,6 +6,7 @@
 //! ```text
 //!   request/*  --> reserve ----> entries, allocator, index.link        (parked when it must evict)
 //!              --> commit  ----> index.publish, policy.insert      (parked when its bytes must be summed)
+//!              --> commit_reserve: both, one behind the other
 //!              --> remove  ----> index.unpublish ---> zombies ---scan---> freed, or kept while pinned
 //!              --> prefetch ---> kept in L1            (parked when tiers must be asked)
 //!   loop       --> take_jobs, job_ended ----> what the workers do to payload bytes
@@ -19,7 +20,7 @@
 //!
 //! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `pair`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -39,6 +40,7 @@ pub mod ledger;
 mod links;
 mod list;
 pub mod names;
+mod pair;
 mod parked;
 mod pins;
 mod quota;
@@ -60,7 +62,7 @@ pub use figures::Gauges;
 pub use ledger::LeaseParts;
 pub use list::ListFilter;
 pub use names::Resolved;
-pub use parked::{Outcome, Resumed, ResumedAnswer, Ticket};
+pub use parked::{Outcome, Pair, Resumed, ResumedAnswer, Ticket};
 pub use sessions::{SessionEnd, SessionFigures};
 pub use slice::SLICE_NS;
 pub use stats::Stats;

@@ -1,7 +1,7 @@
 //! Requests that go on over several turns of the loop.
 //!
 //! A reserve that must evict is parked and continued slice by slice, the oldest first; so is a clear, which sweeps
-//! the whole index, and a commit whose bytes a worker must sum first. The daemon itself reserves in the same way, for what
+//! the whole index, and a commit whose bytes a worker must sum first, with or without a reserve behind it. The daemon itself reserves in the same way, for what
 //! it loads out of a tier; such a reserve lets those of sessions pass. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
 
 use super::Nanos;
@@ -15,6 +15,11 @@ use hostkv_shm_protocol::wire::request::{Reserve, ReserveItem};
 /// Names a parked request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
+
+impl Ticket {
+    /// Of what is not parked.
+    pub(super) const NONE: Ticket = Ticket(0);
+}
 
 /// Answer to a request that may be parked.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,16 +48,27 @@ pub enum ResumedAnswer {
     Reserved(Vec<ReservedItem>),
     /// Of a commit.
     Committed(Vec<CommittedItem>),
+    /// Of a commit and the reserve behind it.
+    CommitReserved(Pair),
     /// Of a clear: keys cleared.
     Cleared(u64),
     /// Of a prefetch.
     Prefetched(Prefetched),
 }
 
+/// The answers to a commit and to the reserve behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Of the commit, in the order of its entries.
+    pub committed: Vec<CommittedItem>,
+    /// Of the reserve, in the order of its items; empty when the commit did not do everything.
+    pub reserved: Vec<ReservedItem>,
+}
+
 /// A reserve on its way.
 #[derive(Debug)]
 pub struct Progress {
-    /// Its name when it is parked.
+    /// Its name when it is parked, or was: a commit in front of it may have been.
     pub ticket: Ticket,
     /// Who asked.
     pub session: SessionId,
@@ -78,6 +94,8 @@ pub struct Progress {
     pub has_drained: bool,
     /// Whether stores to the tiers were asked to give way to it.
     pub has_displaced: bool,
+    /// The answers of the commit in front of it, when both are one request.
+    pub(super) committed: Option<Vec<CommittedItem>>,
     /// What it is for, when the daemon itself reserves; then it has no session.
     pub(super) load: Option<LoadOf>,
     /// The owed END of its store event.
@@ -93,7 +111,7 @@ impl Progress {
         started: Nanos,
     ) -> Progress {
         Progress {
-            ticket: Ticket(0),
+            ticket: Ticket::NONE,
             session,
             answers: Vec::with_capacity(request.items.len()),
             request,
@@ -106,8 +124,25 @@ impl Progress {
             has_rescanned: false,
             has_drained: false,
             has_displaced: false,
+            committed: None,
             load: None,
             event: None,
+        }
+    }
+
+    /// The answer, once every item has its own.
+    pub(super) fn into_resumed(self) -> Resumed {
+        let answer = match self.committed {
+            None => ResumedAnswer::Reserved(self.answers),
+            Some(committed) => ResumedAnswer::CommitReserved(Pair {
+                committed,
+                reserved: self.answers,
+            }),
+        };
+        Resumed {
+            session: self.session,
+            ticket: self.ticket,
+            answer,
         }
     }
 

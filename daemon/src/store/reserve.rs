@@ -29,25 +29,47 @@ impl Store {
     ) -> Result<Outcome<Vec<ReservedItem>>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_reserve(slot, &request)?;
+        let progress = self.arrived(id, request, now);
+        Ok(match self.start_reserve(progress, now) {
+            Outcome::Done(progress) => Outcome::Done(progress.answers),
+            Outcome::Parked(ticket) => Outcome::Parked(ticket),
+        })
+    }
+
+    /// A reserve that has been checked, before its first step.
+    pub(super) fn arrived(&self, id: SessionId, request: Reserve, now: Nanos) -> Progress {
         let requested_bytes = request
             .items
             .iter()
             .map(|item| u64::from(item.len_bytes).next_multiple_of(self.align()))
             .sum();
-        let mut progress = Progress::new(id, request, requested_bytes, now);
+        Progress::new(id, request, requested_bytes, now)
+    }
+
+    /// The first steps of a reserve; parked, under its ticket or a new one, when it needs eviction.
+    pub(super) fn start_reserve(
+        &mut self,
+        mut progress: Progress,
+        now: Nanos,
+    ) -> Outcome<Progress> {
         self.note_reserve(&mut progress);
         // A request never waits in line for nothing: what fits is granted, also past parked ones.
         match self.advance(&mut progress, None) {
-            Advance::Done => Ok(Outcome::Done(self.finish_reserve(progress, now).1)),
+            Advance::Done => {
+                self.finish_reserve(&mut progress, now);
+                Outcome::Done(progress)
+            }
             Advance::Spent | Advance::Lacks(_) => {
-                self.last_ticket += 1;
-                progress.ticket = Ticket(self.last_ticket);
+                if progress.ticket == Ticket::NONE {
+                    self.last_ticket += 1;
+                    progress.ticket = Ticket(self.last_ticket);
+                }
                 let ticket = progress.ticket;
                 // Before what the daemon itself wants room for.
                 let loads = self.parked.iter().position(|p| p.load.is_some());
                 let at = loads.unwrap_or(self.parked.len());
                 self.parked.insert(at, progress);
-                Ok(Outcome::Parked(ticket))
+                Outcome::Parked(ticket)
             }
         }
     }
@@ -79,13 +101,9 @@ impl Store {
         Advance::Done
     }
 
-    /// Counts a finished reserve and gives its ticket and answers.
-    pub(super) fn finish_reserve(
-        &mut self,
-        mut progress: Progress,
-        now: Nanos,
-    ) -> (Ticket, Vec<ReservedItem>) {
-        self.note_granted(&mut progress, now);
+    /// Counts a finished reserve.
+    pub(super) fn finish_reserve(&mut self, progress: &mut Progress, now: Nanos) {
+        self.note_granted(progress, now);
         self.stats.write_requests += 1;
         for answer in &progress.answers {
             if answer.status == Status::Ok {
@@ -97,10 +115,10 @@ impl Store {
                     .count(answer.status, answer.reason);
             }
         }
-        (progress.ticket, progress.answers)
     }
 
-    fn check_reserve(&self, slot: usize, request: &Reserve) -> Result<(), Refusal> {
+    /// Refuses a reserve whose form can't be carried out.
+    pub(super) fn check_reserve(&self, slot: usize, request: &Reserve) -> Result<(), Refusal> {
         self.check_writer(slot, "reserve")?;
         let refuse = |text: String| {
             Err(Refusal {
@@ -113,7 +131,8 @@ impl Store {
                 || self
                     .parked
                     .iter()
-                    .any(|p| p.session == ledger.id && p.request.op_id == request.op_id))
+                    .any(|p| p.session == ledger.id && p.request.op_id == request.op_id)
+                || self.commits.has_next(ledger.id, request.op_id))
         {
             return refuse(format!(
                 "operation {} of this session is not over; use another number",

@@ -14,7 +14,7 @@
 
 use super::entries::EntryState;
 use super::evict::{SEARCH_STEPS, Want};
-use super::parked::{Lack, Progress, Resumed, ResumedAnswer};
+use super::parked::{Lack, Progress, Resumed};
 use super::reserve::Advance;
 use super::slice::Effort;
 use super::{Nanos, Store};
@@ -36,13 +36,8 @@ impl Store {
             match self.advance(&mut progress, Some(effort)) {
                 Advance::Done if progress.load.is_some() => self.take_room(progress, now),
                 Advance::Done => {
-                    let session = progress.session;
-                    let (ticket, answers) = self.finish_reserve(progress, now);
-                    done.push(Resumed {
-                        session,
-                        ticket,
-                        answer: ResumedAnswer::Reserved(answers),
-                    });
+                    self.finish_reserve(&mut progress, now);
+                    done.push(progress.into_resumed());
                 }
                 Advance::Spent => {
                     self.parked.push_front(progress);

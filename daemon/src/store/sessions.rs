@@ -108,6 +108,7 @@ impl Store {
 
     /// Forgets the parked requests of a session that will read no reply.
     fn drop_parked(&mut self, id: SessionId, now: Nanos) {
+        self.commits.drop_next(id);
         let (dropped, kept): (VecDeque<_>, _) = std::mem::take(&mut self.parked)
             .into_iter()
             .partition(|progress| progress.session == id);

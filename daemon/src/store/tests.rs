@@ -7,6 +7,7 @@ mod events;
 mod guard;
 mod l2;
 mod model;
+mod pairs;
 mod promises;
 mod staging;
 mod tenants;

@@ -46,6 +46,8 @@ pub enum MessageType {
     Prefetch = 17,
     /// Ends a prefetch.
     PrefetchEnd = 18,
+    /// Makes reserved entries readable, and then asks for extents.
+    CommitReserve = 19,
 }
 
 impl MessageType {
@@ -71,6 +73,7 @@ impl MessageType {
             Reload,
             Prefetch,
             PrefetchEnd,
+            CommitReserve,
         ]
         .into_iter()
         .find(|t| *t as u16 == number)

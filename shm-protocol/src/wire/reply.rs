@@ -1,6 +1,6 @@
 //! What the daemon answers after HELLO.
 
-use super::codec::Cursor;
+use super::codec::{Cursor, Writer};
 use super::header::{FrameHeader, MessageType, flags};
 use super::{MAX_BATCH_KEYS, MAX_ERROR_TEXT_BYTES, MAX_PAGE_BYTES, WireError};
 use crate::id::{EntryNumber, KeyspaceId};
@@ -22,6 +22,9 @@ pub enum Reply {
     Reserved(Vec<ReservedItem>),
     /// What became of each entry of a commit.
     Committed(Vec<CommittedItem>),
+    /// What became of each entry of a commit, and of each item of the reserve behind it: no item when the commit did not do
+    /// everything, and the reserve was left undone for that.
+    CommitReserved(Vec<CommittedItem>, Vec<ReservedItem>),
     /// What became of each entry of an abort.
     Aborted(Vec<Status>),
     /// Which keys were removed.
@@ -255,6 +258,7 @@ impl Reply {
             Reply::Resolved { .. } => MessageType::Resolve,
             Reply::Reserved(_) => MessageType::Reserve,
             Reply::Committed(_) => MessageType::Commit,
+            Reply::CommitReserved(..) => MessageType::CommitReserve,
             Reply::Aborted(_) => MessageType::Abort,
             Reply::Removed(_) => MessageType::Remove,
             Reply::Cleared(_) => MessageType::Clear,
@@ -289,25 +293,11 @@ impl Reply {
                 w.u32(*tokens_per_key);
                 w.u64(*layout_fingerprint);
             }
-            Reply::Reserved(items) => {
-                w.u32(items.len() as u32);
-                for item in items {
-                    w.i32(item.status.number());
-                    w.u8(item.reason as u8);
-                    w.bytes(&[0; 3]);
-                    w.u32(item.entry.0);
-                    w.u32(item.offset_units);
-                    w.u32(item.staging_units);
-                    w.u64(item.generation);
-                }
-            }
-            Reply::Committed(items) => {
-                w.u32(items.len() as u32);
-                for item in items {
-                    w.i32(item.status.number());
-                    w.u32(0);
-                    w.u64(item.generation);
-                }
+            Reply::Reserved(items) => encode_reserved(&mut w, items),
+            Reply::Committed(items) => encode_committed(&mut w, items),
+            Reply::CommitReserved(committed, reserved) => {
+                encode_committed(&mut w, committed);
+                encode_reserved(&mut w, reserved);
             }
             Reply::Aborted(items) => {
                 w.u32(items.len() as u32);
@@ -352,36 +342,11 @@ impl Reply {
                 tokens_per_key: c.u32("tokens_per_key")?,
                 layout_fingerprint: c.u64("layout_fingerprint")?,
             },
-            MessageType::Reserve => {
-                let count = c.count(1, MAX_BATCH_KEYS, RESERVED_ITEM_BYTES, "the item count")?;
-                let mut items = Vec::with_capacity(count);
-                for _ in 0..count {
-                    let status = decode_status(&mut c)?;
-                    let reason = c.u8("a reason")?;
-                    c.bytes(3, "padding")?;
-                    items.push(ReservedItem {
-                        status,
-                        reason: Reason::from_number(reason).unwrap_or(Reason::None),
-                        entry: EntryNumber(c.u32("an entry")?),
-                        offset_units: c.u32("an offset")?,
-                        staging_units: c.u32("an offset in the staging segment")?,
-                        generation: c.u64("a generation")?,
-                    });
-                }
-                Reply::Reserved(items)
-            }
-            MessageType::Commit => {
-                let count = c.count(1, MAX_BATCH_KEYS, COMMITTED_ITEM_BYTES, "the item count")?;
-                let mut items = Vec::with_capacity(count);
-                for _ in 0..count {
-                    let status = decode_status(&mut c)?;
-                    c.u32("padding")?;
-                    items.push(CommittedItem {
-                        status,
-                        generation: c.u64("a generation")?,
-                    });
-                }
-                Reply::Committed(items)
+            MessageType::Reserve => Reply::Reserved(decode_reserved(&mut c, 1)?),
+            MessageType::Commit => Reply::Committed(decode_committed(&mut c)?),
+            MessageType::CommitReserve => {
+                let committed = decode_committed(&mut c)?;
+                Reply::CommitReserved(committed, decode_reserved(&mut c, 0)?)
             }
             MessageType::Abort => {
                 let count = c.count(1, MAX_BATCH_KEYS, 4, "the item count")?;
@@ -445,6 +410,61 @@ impl Reply {
 
 fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_ERROR_TEXT_BYTES)]
+}
+
+fn encode_reserved(w: &mut Writer, items: &[ReservedItem]) {
+    w.u32(items.len() as u32);
+    for item in items {
+        w.i32(item.status.number());
+        w.u8(item.reason as u8);
+        w.bytes(&[0; 3]);
+        w.u32(item.entry.0);
+        w.u32(item.offset_units);
+        w.u32(item.staging_units);
+        w.u64(item.generation);
+    }
+}
+
+fn decode_reserved(c: &mut Cursor<'_>, least: usize) -> Result<Vec<ReservedItem>, WireError> {
+    let count = c.count(least, MAX_BATCH_KEYS, RESERVED_ITEM_BYTES, "the item count")?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        let status = decode_status(c)?;
+        let reason = c.u8("a reason")?;
+        c.bytes(3, "padding")?;
+        items.push(ReservedItem {
+            status,
+            reason: Reason::from_number(reason).unwrap_or(Reason::None),
+            entry: EntryNumber(c.u32("an entry")?),
+            offset_units: c.u32("an offset")?,
+            staging_units: c.u32("an offset in the staging segment")?,
+            generation: c.u64("a generation")?,
+        });
+    }
+    Ok(items)
+}
+
+fn encode_committed(w: &mut Writer, items: &[CommittedItem]) {
+    w.u32(items.len() as u32);
+    for item in items {
+        w.i32(item.status.number());
+        w.u32(0);
+        w.u64(item.generation);
+    }
+}
+
+fn decode_committed(c: &mut Cursor<'_>) -> Result<Vec<CommittedItem>, WireError> {
+    let count = c.count(1, MAX_BATCH_KEYS, COMMITTED_ITEM_BYTES, "the entry count")?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        let status = decode_status(c)?;
+        c.u32("padding")?;
+        items.push(CommittedItem {
+            status,
+            generation: c.u64("a generation")?,
+        });
+    }
+    Ok(items)
 }
 
 fn decode_page(c: &mut Cursor<'_>) -> Result<String, WireError> {

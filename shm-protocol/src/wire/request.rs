@@ -18,6 +18,9 @@ pub enum Request {
     Reserve(Reserve),
     /// Makes entries of a reservation readable, the last first.
     Commit(Held),
+    /// Commits a reservation and then makes the next one. What is wrong with the reserve is refused before anything is
+    /// committed; what the commit does not do for every entry leaves the reserve undone.
+    CommitReserve(Held, Reserve),
     /// Gives entries of a reservation back.
     Abort(Held),
     /// Removes keys.
@@ -175,6 +178,7 @@ impl Request {
             Request::Resolve(_) => MessageType::Resolve,
             Request::Reserve(_) => MessageType::Reserve,
             Request::Commit(_) => MessageType::Commit,
+            Request::CommitReserve(..) => MessageType::CommitReserve,
             Request::Abort(_) => MessageType::Abort,
             Request::Remove(_) => MessageType::Remove,
             Request::Clear { .. } => MessageType::Clear,
@@ -206,13 +210,10 @@ impl Request {
                 w.text(&r.model_name);
                 w.text(&r.cache_salt);
             }
-            Request::Reserve(r) => {
-                encode_asked(&mut w, r.op_id, &r.request_id, &r.device);
-                w.u32(r.items.len() as u32);
-                for item in &r.items {
-                    w.bytes(&item.key.to_bytes());
-                    w.u32(item.len_bytes);
-                }
+            Request::Reserve(reserve) => encode_reserve(&mut w, reserve),
+            Request::CommitReserve(held, reserve) => {
+                encode_held(&mut w, held);
+                encode_reserve(&mut w, reserve);
             }
             Request::Commit(held) | Request::Abort(held) => encode_held(&mut w, held),
             Request::Remove(keys) => encode_keys(&mut w, keys),
@@ -260,24 +261,12 @@ impl Request {
                 model_name: c.text(1, MAX_MODEL_NAME_BYTES, "model_name")?.to_owned(),
                 cache_salt: c.text(0, MAX_CACHE_SALT_BYTES, "cache_salt")?.to_owned(),
             }),
-            MessageType::Reserve => {
-                let (op_id, request_id, device) = decode_asked(&mut c)?;
-                let count = c.count(1, MAX_BATCH_KEYS, RESERVE_ITEM_BYTES, "the item count")?;
-                let mut items = Vec::with_capacity(count);
-                for _ in 0..count {
-                    items.push(ReserveItem {
-                        key: c.key()?,
-                        len_bytes: c.u32("len_bytes")?,
-                    });
-                }
-                Request::Reserve(Reserve {
-                    op_id,
-                    request_id,
-                    device,
-                    items,
-                })
-            }
+            MessageType::Reserve => Request::Reserve(decode_reserve(&mut c)?),
             MessageType::Commit => Request::Commit(decode_held(&mut c)?),
+            MessageType::CommitReserve => {
+                let held = decode_held(&mut c)?;
+                Request::CommitReserve(held, decode_reserve(&mut c)?)
+            }
             MessageType::Abort => Request::Abort(decode_held(&mut c)?),
             MessageType::Remove => Request::Remove(decode_keys(&mut c)?),
             MessageType::Prefetch => {
@@ -340,6 +329,33 @@ fn decode_asked(c: &mut Cursor<'_>) -> Result<(OpId, String, String), WireError>
     let request_id = c.plain_text(0, MAX_REQUEST_ID_BYTES, "request_id")?;
     let device = c.plain_text(0, MAX_DEVICE_BYTES, "device")?;
     Ok((op_id, request_id.to_owned(), device.to_owned()))
+}
+
+fn encode_reserve(w: &mut Writer, reserve: &Reserve) {
+    encode_asked(w, reserve.op_id, &reserve.request_id, &reserve.device);
+    w.u32(reserve.items.len() as u32);
+    for item in &reserve.items {
+        w.bytes(&item.key.to_bytes());
+        w.u32(item.len_bytes);
+    }
+}
+
+fn decode_reserve(c: &mut Cursor<'_>) -> Result<Reserve, WireError> {
+    let (op_id, request_id, device) = decode_asked(c)?;
+    let count = c.count(1, MAX_BATCH_KEYS, RESERVE_ITEM_BYTES, "the item count")?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(ReserveItem {
+            key: c.key()?,
+            len_bytes: c.u32("len_bytes")?,
+        });
+    }
+    Ok(Reserve {
+        op_id,
+        request_id,
+        device,
+        items,
+    })
 }
 
 fn encode_keys(w: &mut Writer, keys: &[Key]) {

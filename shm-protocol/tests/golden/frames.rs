@@ -291,6 +291,71 @@ fn commit_and_abort() {
 }
 
 #[test]
+fn commit_and_reserve_in_one() {
+    assert_frame(
+        Message::Request(
+            10,
+            true,
+            Request::CommitReserve(
+                Held {
+                    op_id: OpId(9),
+                    items: vec![HeldItem {
+                        entry: EntryNumber(1),
+                        generation: 2,
+                    }],
+                },
+                Reserve {
+                    op_id: OpId(0x0b0c),
+                    request_id: "r1".to_owned(),
+                    device: "d".to_owned(),
+                    items: vec![ReserveItem {
+                        key: key(0xa1),
+                        len_bytes: 4096,
+                    }],
+                },
+            ),
+        ),
+        &format!(
+            "6f000000 1300 0000 0a00000000000000
+             0900000000000000 01000000 01000000 0200000000000000
+             0c0b000000000000 0200 7231 0100 64 01000000 {KEY_A1} 00100000"
+        ),
+    );
+    let committed = vec![CommittedItem {
+        status: Status::Ok,
+        generation: 2,
+    }];
+    assert_frame(
+        Message::Reply(
+            10,
+            Reply::CommitReserved(
+                committed,
+                vec![ReservedItem {
+                    status: Status::Ok,
+                    reason: Reason::None,
+                    entry: EntryNumber(0x0102),
+                    offset_units: 0x0304,
+                    staging_units: 0x0506,
+                    generation: 6,
+                }],
+            ),
+        ),
+        "44000000 1300 0100 0a00000000000000
+         01000000 00000000 00000000 0200000000000000
+         01000000 00000000 00 000000 02010000 04030000 06050000 0600000000000000",
+    );
+    // A commit that did not do everything: nothing is reserved.
+    let expired = vec![CommittedItem {
+        status: Status::Expired,
+        generation: 0,
+    }];
+    assert_frame(
+        Message::Reply(11, Reply::CommitReserved(expired, Vec::new())),
+        "28000000 1300 0100 0b00000000000000 01000000 f9ffffff 00000000 0000000000000000 00000000",
+    );
+}
+
+#[test]
 fn remove_and_clear() {
     assert_frame(
         Message::Request(3, true, Request::Remove(vec![key(0xa1), key(0xa2)])),
@@ -512,8 +577,8 @@ fn what_must_not_be_said_is_refused_by_name() {
             WireError::UnknownType(0),
         ),
         (
-            "10000000 1300 0000 0100000000000000",
-            WireError::UnknownType(19),
+            "10000000 1400 0000 0100000000000000",
+            WireError::UnknownType(20),
         ),
         (
             "10000000 0b00 0400 0100000000000000",

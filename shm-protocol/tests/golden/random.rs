@@ -131,14 +131,13 @@ fn requests() -> impl Strategy<Value = Request> {
         text(0, 32, true),
         items(item.boxed()),
     )
-        .prop_map(|(op_id, request_id, device, items)| {
-            Request::Reserve(Reserve {
-                op_id: OpId(op_id),
-                request_id,
-                device,
-                items,
-            })
-        });
+        .prop_map(|(op_id, request_id, device, items)| Reserve {
+            op_id: OpId(op_id),
+            request_id,
+            device,
+            items,
+        })
+        .boxed();
     let list = (
         0..=list_flags::ALL,
         1..=1024_u32,
@@ -171,7 +170,8 @@ fn requests() -> impl Strategy<Value = Request> {
         });
     prop_oneof![
         resolve,
-        reserve,
+        reserve.clone().prop_map(Request::Reserve),
+        (held(), reserve).prop_map(|(held, reserve)| Request::CommitReserve(held, reserve)),
         prefetch,
         any::<u64>().prop_map(|op_id| Request::PrefetchEnd { op_id: OpId(op_id) }),
         held().prop_map(Request::Commit),
@@ -252,9 +252,11 @@ fn replies() -> impl Strategy<Value = Reply> {
                 staging_units,
                 generation,
             },
-        );
+        )
+        .boxed();
     let committed = (statuses(), any::<u64>())
-        .prop_map(|(status, generation)| CommittedItem { status, generation });
+        .prop_map(|(status, generation)| CommittedItem { status, generation })
+        .boxed();
     let prefetched = (0..=1024_u32, 0..=1024_u32, statuses()).prop_map(|(a, b, status)| {
         Reply::Prefetched(Prefetched {
             prefix_count: a.max(b),
@@ -266,8 +268,13 @@ fn replies() -> impl Strategy<Value = Reply> {
         resolved,
         prefetched,
         Just(Reply::PrefetchEnded),
-        items(reserved.boxed()).prop_map(Reply::Reserved),
-        items(committed.boxed()).prop_map(Reply::Committed),
+        items(reserved.clone()).prop_map(Reply::Reserved),
+        items(committed.clone()).prop_map(Reply::Committed),
+        (
+            items(committed),
+            prop_oneof![items(reserved), Just(Vec::new())]
+        )
+            .prop_map(|(committed, reserved)| Reply::CommitReserved(committed, reserved)),
         items(statuses().boxed()).prop_map(Reply::Aborted),
         items(any::<bool>().boxed()).prop_map(Reply::Removed),
         any::<u64>().prop_map(Reply::Cleared),

@@ -369,6 +369,23 @@ fn a_queued_commit_survives_the_death_of_a_client_with_an_unread_reply() {
 }
 
 #[test]
+fn of_a_queued_commit_and_reserve_the_commit_survives_the_death_of_a_client() {
+    let mut shared = shared();
+    let (mut client, mut far) = serving(&mut shared);
+    let first = reserved(&mut shared, &mut client, &far, 1);
+    let keyspace = resolved(&mut shared, &mut client, &far);
+    let Request::Reserve(next) = reserve_of(keyspace, 2) else {
+        panic!("no reserve");
+    };
+    far.ask(5, &Request::CommitReserve(first, next));
+    far.socket = None;
+    assert_eq!(client.died(&mut shared, 0), Step::Ended);
+    let figures = shared.store.figures();
+    assert_eq!((figures.object_count, figures.reserved_bytes), (1, 0));
+    assert_eq!(figures.sm_write_requests, 1, "only the first was reserved");
+}
+
+#[test]
 fn requests_queued_behind_a_death_are_not_carried_out() {
     let mut shared = shared();
     let (mut client, mut far) = serving(&mut shared);

@@ -15,8 +15,8 @@ use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
 use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, HELLO_DESCRIPTORS, HelloReply, NONCE_BYTES};
-use hostkv_shm_protocol::wire::reply::Reply;
-use hostkv_shm_protocol::wire::request::Request;
+use hostkv_shm_protocol::wire::reply::{Reply, ReservedItem};
+use hostkv_shm_protocol::wire::request::{Request, Reserve};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 
@@ -161,7 +161,10 @@ impl Far {
         };
         match Request::decode(&header, body) {
             Ok(request) => {
-                if let Request::Commit(held) | Request::Abort(held) = &request {
+                if let Request::Commit(held)
+                | Request::CommitReserve(held, _)
+                | Request::Abort(held) = &request
+                {
                     // Whatever comes of it, the client no longer writes there.
                     self.grants.retain(|grant| {
                         grant.op != held.op_id
@@ -234,24 +237,20 @@ impl Far {
                 Heard::Other
             }
             (Reply::Reserved(answers), Some(Request::Reserve(reserve))) => {
-                assert_eq!(answers.len(), reserve.items.len());
-                let granted = answers
-                    .iter()
-                    .zip(&reserve.items)
-                    .filter(|(answer, _)| answer.status == Status::Ok)
-                    .map(|(answer, item)| {
-                        let units = item.len_bytes.div_ceil(ALIGN);
-                        let end = answer.offset_units + units;
-                        assert!(units > 0 && end <= UNITS, "{answer:?} for {item:?}");
-                        Grant {
-                            op: reserve.op_id,
-                            entry: answer.entry,
-                            generation: answer.generation,
-                            start: answer.offset_units,
-                            end,
-                        }
-                    });
-                Heard::Grants(granted.collect())
+                Heard::Grants(grants(&answers, &reserve))
+            }
+            (
+                Reply::CommitReserved(committed, answers),
+                Some(Request::CommitReserve(held, reserve)),
+            ) => {
+                assert_eq!(committed.len(), held.items.len());
+                match committed.iter().all(|item| item.status == Status::Ok) {
+                    true => Heard::Grants(grants(&answers, &reserve)),
+                    false => {
+                        assert!(answers.is_empty(), "{answers:?} behind {committed:?}");
+                        Heard::Other
+                    }
+                }
             }
             (Reply::Committed(answers), Some(Request::Commit(held))) => {
                 assert_eq!(answers.len(), held.items.len());
@@ -298,4 +297,27 @@ impl Far {
         );
         None
     }
+}
+
+/// What a reserve was granted.
+fn grants(answers: &[ReservedItem], reserve: &Reserve) -> Vec<Grant> {
+    assert_eq!(answers.len(), reserve.items.len());
+    let granted = answers
+        .iter()
+        .zip(&reserve.items)
+        .filter(|(answer, _)| answer.status == Status::Ok);
+    granted
+        .map(|(answer, item)| {
+            let units = item.len_bytes.div_ceil(ALIGN);
+            let end = answer.offset_units + units;
+            assert!(units > 0 && end <= UNITS, "{answer:?} for {item:?}");
+            Grant {
+                op: reserve.op_id,
+                entry: answer.entry,
+                generation: answer.generation,
+                start: answer.offset_units,
+                end,
+            }
+        })
+        .collect()
 }

@@ -90,6 +90,14 @@ pub enum Ask {
     Prefetch { op: u8, keyspace: u8, keys: Vec<u8> },
     /// Ends that.
     PrefetchEnd { op: u8 },
+    /// Commits as above, and reserves in the same request.
+    CommitReserve {
+        op: u8,
+        skew: u8,
+        next: u8,
+        keyspace: u8,
+        items: Vec<(u8, u16)>,
+    },
 }
 
 /// What happens to a frame on its way.

@@ -575,18 +575,14 @@ impl Far {
                 op,
                 keyspace: which,
                 items,
-            } => Request::Reserve(Reserve {
-                op_id: OpId(u64::from(*op)),
-                request_id: String::new(),
-                device: String::new(),
-                items: items
-                    .iter()
-                    .map(|(number, len)| ReserveItem {
-                        key: key(keyspace(*which), number % 32),
-                        len_bytes: u32::from(*len),
-                    })
-                    .collect(),
-            }),
+            } => Request::Reserve(reserve(*op, keyspace(*which), items)),
+            Ask::CommitReserve {
+                op,
+                skew,
+                next,
+                keyspace: which,
+                items,
+            } => Request::CommitReserve(held(*op, *skew), reserve(*next, keyspace(*which), items)),
             Ask::Commit { op, skew } => Request::Commit(held(*op, *skew)),
             Ask::Abort { op, skew } => Request::Abort(held(*op, *skew)),
             Ask::Remove {
@@ -625,6 +621,21 @@ impl Far {
                 op_id: OpId(u64::from(*op)),
             },
         }
+    }
+}
+
+fn reserve(op: u8, keyspace: KeyspaceId, items: &[(u8, u16)]) -> Reserve {
+    Reserve {
+        op_id: OpId(u64::from(op)),
+        request_id: String::new(),
+        device: String::new(),
+        items: items
+            .iter()
+            .map(|(number, len)| ReserveItem {
+                key: key(keyspace, number % 32),
+                len_bytes: u32::from(*len),
+            })
+            .collect(),
     }
 }
 
