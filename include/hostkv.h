@@ -39,8 +39,8 @@
  * Batches.  A call takes 1 to max_batch_keys (1024) keys or items. A key that stands in it twice is answered
  *           twice.
  * Structs.  Set struct_size to sizeof, and zero the fields that you do not use.
- * Ending.   close, commit, commit_and_acquire, abort, release and end end their handle whatever they return, and
- *           accept NULL. Leases, reservations and prefetches may be ended after their session.
+ * Ending.   close, commit, commit_and_acquire, commit_and_reserve, abort, release and end end their handle whatever
+ *           they return; all but commit_and_reserve accept NULL. Leases, reservations and prefetches may be ended after their session.
  * Threads.  A function that takes a const object may run on many threads at once with the same object.
  * Waiting.  Reading never waits. Calls that ask the daemon end after timeout_ms with TIMEOUT.
  * Fork.     In a child, functions on the parent's objects say FORKED, and ending them only frees memory.
@@ -506,6 +506,28 @@ hostkv_status hostkv_reservation_commit(hostkv_reservation *reservation);
  */
 hostkv_status hostkv_reservation_commit_and_acquire(hostkv_reservation *reservation,
                                                     hostkv_lease **ret_lease);
+
+/**
+ * As hostkv_reservation_commit(), and then hostkv_session_reserve() of the next items in the reservation's session, in one
+ * round trip: for a writer that goes from batch to batch. The commit is first in every case, so that its room and quota
+ * serve the reserve; while the reserve waits for an eviction, what was committed is readable already. Ends the reservation,
+ * whatever it returns. On any other status than OK there is no next reservation and nothing is reserved.
+ *
+ * OK: both were carried out; each item of the next reservation has its own status. EXPIRED: as for a commit, and nothing
+ * was reserved either. INVALID_ARGUMENT, among others a reservation of NULL, which has no session to reserve in, and
+ * whatever is wrong with the reserve: nothing is committed. TIMEOUT, DISCONNECTED: each key of the commit is either
+ * readable or not; ask with a lookup. SYSTEM: no memory for the next spans of a user that hostkvd does not trust;
+ * hostkv_last_error() says that the commit is done.
+ *
+ * `reservation` is NULL or is used for the last time; `items` has `count` items; `request` is NULL or has as many bytes as
+ * its `struct_size` says.
+ */
+hostkv_status hostkv_reservation_commit_and_reserve(hostkv_reservation *reservation,
+                                                    hostkv_keyspace keyspace,
+                                                    const hostkv_reserve_item *items,
+                                                    size_t count,
+                                                    const hostkv_request *request,
+                                                    hostkv_reservation **ret_reservation);
 
 /**
  * Gives the room back; nothing becomes readable. Ends the reservation, whatever it returns; NULL is OK.

@@ -572,6 +572,9 @@ private:
 
 // ---------------------------------------------------------------------------------------- reservation
 
+// Below: a reservation goes on with the next items of one.
+class Keyspace;
+
 // Places to write, unseen by readers until commit. A range of ReserveItem, one for each item asked.
 class Reservation {
 public:
@@ -605,7 +608,7 @@ public:
     // Behind the last.
     iterator end() const noexcept { return iterator(this, static_cast<std::ptrdiff_t>(size())); }
 
-    // Makes all granted items readable. Ends the reservation, like the next two, whatever comes of it.
+    // Makes all granted items readable. Ends the reservation, like the next three, whatever comes of it.
     // -> hostkv_reservation_commit
     Returned<void> commit() { return detail::checked(hostkv_reservation_commit(handle_.release())); }
     // The same, and pins them for reading; the lease has this reservation's order.
@@ -616,6 +619,10 @@ public:
         if (status != Status::ok) return detail::fault<Lease>(status);
         return Lease(lease);
     }
+    // The same, and reserves the next items in one round trip; with an error nothing is reserved.
+    // -> hostkv_reservation_commit_and_reserve
+    inline Returned<Reservation> commit_and_reserve(const Keyspace &keyspace, View<hostkv_reserve_item> items,
+                                                    const Request &request = {});
     // Gives everything back. The destructor does this too, and ignores how it went. -> hostkv_reservation_abort
     Returned<void> abort() { return detail::checked(hostkv_reservation_abort(handle_.release())); }
 
@@ -719,6 +726,17 @@ private:
     const hostkv_session *session_ = nullptr;
     hostkv_keyspace number_ = 0;
 };
+
+// Commits and reserves the next items; here, because it looks into the keyspace.
+inline Returned<Reservation> Reservation::commit_and_reserve(const Keyspace &keyspace, View<hostkv_reserve_item> items,
+                                                             const Request &request) {
+    const hostkv_request c_request = request.c_struct();
+    hostkv_reservation *reservation = nullptr;
+    const Status status = to_status(hostkv_reservation_commit_and_reserve(
+        handle_.release(), keyspace.number(), items.data(), items.size(), &c_request, &reservation));
+    if (status != Status::ok) return detail::fault<Reservation>(status);
+    return Reservation(reservation);
+}
 
 // -------------------------------------------------------------------------------------------- session
 

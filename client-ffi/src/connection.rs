@@ -12,8 +12,8 @@
 //!                          \---forget-----> late
 //! ```
 //!
-//! A reply that comes late is dropped, but the grants of a late RESERVE belong to nobody, so they are aborted
-//! at once. 64 requests may wait for their reply; when all of them are late the session is given up.
+//! A reply that comes late is dropped, but the grants of a late RESERVE, or COMMIT_RESERVE, belong to nobody, so they are
+//! aborted at once. 64 requests may wait for their reply; when all of them are late the session is given up.
 //!
 //! **The lock** guards who waits for what. Nothing is waited for and nothing but a non-blocking send is done
 //! while it is held. Every call of the session that uses the socket takes it; the read path never does.
@@ -269,7 +269,7 @@ impl Connection {
     ) -> Result<Reply, ConnectionError> {
         let request_id = self.begin(request, deadline)?;
         let late = match request {
-            Request::Reserve(reserve) => Some(reserve.op_id),
+            Request::Reserve(reserve) | Request::CommitReserve(_, reserve) => Some(reserve.op_id),
             _ => None,
         };
         let mut state = self.lock();
@@ -592,7 +592,9 @@ impl Connection {
             }
             Slot::Late(op_id) => {
                 state.outstanding.swap_remove(position);
-                if let (Some(op_id), Reply::Reserved(items)) = (op_id, reply) {
+                if let (Some(op_id), Reply::Reserved(items) | Reply::CommitReserved(_, items)) =
+                    (op_id, reply)
+                {
                     let items: Vec<HeldItem> = items
                         .iter()
                         .filter(|item| item.status == Status::Ok)

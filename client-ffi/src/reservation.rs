@@ -6,7 +6,8 @@
 //! ```text
 //!                    /--commit-----------> readable, whole key by whole key
 //!   reserve --fill--<---commit_and_acquire--> readable, and pinned before it was
-//!                    \--abort or drop----> the extents are free again
+//!      ^             \--abort or drop----> the extents are free again
+//!      \--------------- commit_and_reserve --> readable, and the next reservation in the same round trip
 //! ```
 //!
 //! Before a commit is sent the writer's stores are fenced, streaming ones included.
@@ -17,6 +18,8 @@ use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
 use crate::read_path::{Item as PinItem, Pins};
 use crate::session::inner::Inner;
+use crate::session::reserving::Granted;
+use crate::session::{Request as SessionRequest, ReserveItem};
 use hostkv_shm_protocol::control::reader::Found;
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
@@ -24,7 +27,7 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::sync::payload_store_fence;
 use hostkv_shm_protocol::wire::reply::{CommittedItem, Reply, ReservedItem};
-use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request};
+use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request, Reserve};
 use std::sync::Arc;
 
 /// Where one new object is to be written.
@@ -77,10 +80,10 @@ impl Item {
 }
 
 /// Who asked for a reservation, for the events of a lease that its commit may give.
-pub(crate) struct AskedBy {
-    pub(crate) keyspace: KeyspaceId,
-    pub(crate) request_id: String,
-    pub(crate) device: String,
+struct AskedBy {
+    keyspace: KeyspaceId,
+    request_id: String,
+    device: String,
 }
 
 /// Extents to write into. Aborts by drop.
@@ -93,18 +96,17 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// A reservation of these items; it takes over a hold of the session.
-    pub(crate) fn new(
-        session: Arc<Inner>,
-        op_id: OpId,
-        items: Vec<Item>,
-        asked_by: AskedBy,
-    ) -> Reservation {
+    /// The reservation of what was granted; it takes over a hold of the session.
+    pub(crate) fn new(session: Arc<Inner>, keyspace: KeyspaceId, granted: Granted) -> Reservation {
         Reservation {
             session,
-            op_id,
-            items,
-            asked_by,
+            op_id: granted.op_id,
+            items: granted.items,
+            asked_by: AskedBy {
+                keyspace,
+                request_id: granted.request_id,
+                device: granted.device,
+            },
             has_ended: false,
         }
     }
@@ -257,6 +259,33 @@ impl Reservation {
         Ok(Lease::new(session, held))
     }
 
+    /// Makes all granted items readable and reserves the next ones, in one round trip and in this order.
+    ///
+    /// A reserve that must not be is refused before anything is committed. When the commit does not do everything, nothing is
+    /// reserved, and the outcome is the commit's. While the reserve waits for room, what was committed is readable.
+    pub fn commit_and_reserve(
+        mut self,
+        keyspace: KeyspaceId,
+        items: &[ReserveItem],
+        request: &SessionRequest<'_>,
+    ) -> Result<Reservation> {
+        self.begin_end()?;
+        let reserve = self.session.checked_reserve(keyspace, items, request)?;
+        let session = Arc::clone(&self.session);
+        let (reserve, outcomes) = match self.send_pair(reserve) {
+            Ok(reserved) => reserved,
+            Err(failure) => return Err(self.give_up(failure)),
+        };
+        match session.granted(reserve, outcomes) {
+            Ok(granted) => {
+                // The next one takes over the hold of the session.
+                self.has_ended = true;
+                Ok(Reservation::new(session, keyspace, granted))
+            }
+            Err(error) => Err(self.give_up(Failure::Told(behind_the_commit(error)))),
+        }
+    }
+
     /// Gives all granted items back. In a forked child it only frees memory.
     pub fn abort(mut self) -> Result<()> {
         self.send_abort()
@@ -315,35 +344,66 @@ impl Reservation {
         }
         let count = held.items.len();
         let tick = self.session.read.heartbeat_tick();
-        let reply = self.session.try_call(&Request::Commit(held));
-        let items = match reply {
-            Ok(Reply::Committed(items)) if items.len() == count => items,
-            Ok(_) => return Err(Failure::Told(self.session.strange_reply("COMMIT"))),
-            Err(error) => {
-                let is_still_held =
-                    matches!(error, ConnectionError::Refused { .. }) || error.was_never_sent();
-                let error = self.session.explain(error, Some(tick));
-                return Err(if is_still_held {
-                    Failure::StillHeld(error)
-                } else {
-                    Failure::Told(error)
-                });
+        match self.session.try_call(&Request::Commit(held)) {
+            Ok(Reply::Committed(items)) if items.len() == count => {
+                all_committed(&items)?;
+                Ok(items)
             }
+            Ok(_) => Err(Failure::Told(self.session.strange_reply("COMMIT"))),
+            Err(error) => Err(self.unanswered(error, tick)),
+        }
+    }
+
+    /// Sends the commit of what was granted and the next reserve, looks at every answer of the commit, and gives those of the
+    /// reserve. Where nothing was granted there is nothing to commit.
+    ///
+    /// A function of its own for the same reason as [`Reservation::send_commit`].
+    #[inline(never)]
+    fn send_pair(
+        &self,
+        reserve: Reserve,
+    ) -> core::result::Result<(Reserve, Vec<ReservedItem>), Failure> {
+        // The caller may have streamed into the spans with copies of its own.
+        payload_store_fence();
+        let held = self.held();
+        let (held_count, count) = (held.items.len(), reserve.items.len());
+        let request = match held_count {
+            0 => Request::Reserve(reserve),
+            _ => Request::CommitReserve(held, reserve),
         };
-        match items.iter().find(|item| item.status != Status::Ok) {
-            None => Ok(items),
-            Some(item) if item.status == Status::Expired => Err(Failure::StillHeld(Error::new(
-                Status::Expired,
-                "the reservation outlived the write TTL (hostkvd --l1-write-ttl-seconds), so nothing was committed; \
-                 write faster, or raise the TTL",
-            ))),
-            Some(item) => Err(Failure::StillHeld(Error::new(
-                item.status,
-                format!(
-                    "the daemon answered {} to an entry of this commit; report this defect of hostkvd",
-                    item.status
-                ),
-            ))),
+        let tick = self.session.read.heartbeat_tick();
+        let reply = self.session.try_call(&request);
+        let strange = || Failure::Told(self.session.strange_reply("COMMIT_RESERVE"));
+        let outcomes = match (reply, held_count) {
+            (Ok(Reply::Reserved(outcomes)), 0) => outcomes,
+            (Ok(Reply::CommitReserved(committed, outcomes)), _)
+                if held_count > 0 && committed.len() == held_count =>
+            {
+                all_committed(&committed)?;
+                outcomes
+            }
+            (Ok(_), _) => return Err(strange()),
+            (Err(error), _) => return Err(self.unanswered(error, tick)),
+        };
+        match request {
+            Request::Reserve(reserve) | Request::CommitReserve(_, reserve)
+                if outcomes.len() == count =>
+            {
+                Ok((reserve, outcomes))
+            }
+            _ => Err(strange()),
+        }
+    }
+
+    /// What a commit without an answer means.
+    fn unanswered(&self, error: ConnectionError, tick: u64) -> Failure {
+        let is_still_held =
+            matches!(error, ConnectionError::Refused { .. }) || error.was_never_sent();
+        let error = self.session.explain(error, Some(tick));
+        if is_still_held {
+            Failure::StillHeld(error)
+        } else {
+            Failure::Told(error)
         }
     }
 
@@ -395,6 +455,37 @@ impl Drop for Reservation {
         // What a forgotten abort meets has nobody to be told to.
         let _ = self.send_abort();
     }
+}
+
+/// Refuses a commit that did not do everything.
+fn all_committed(items: &[CommittedItem]) -> core::result::Result<(), Failure> {
+    match items.iter().find(|item| item.status != Status::Ok) {
+        None => Ok(()),
+        Some(item) if item.status == Status::Expired => Err(Failure::StillHeld(Error::new(
+            Status::Expired,
+            "the reservation outlived the write TTL (hostkvd --l1-write-ttl-seconds), so nothing was committed; \
+             write faster, or raise the TTL",
+        ))),
+        Some(item) => Err(Failure::StillHeld(Error::new(
+            item.status,
+            format!(
+                "the daemon answered {} to an entry of this commit; report this defect of hostkvd",
+                item.status
+            ),
+        ))),
+    }
+}
+
+/// The failure of a reserve whose commit is done.
+#[cold]
+fn behind_the_commit(error: Error) -> Error {
+    Error::new(
+        error.status,
+        format!(
+            "the commit is done, and the reserve behind it is not: {}",
+            error.message
+        ),
+    )
 }
 
 /// Why a commit failed, and whether the daemon may still hold the extents for this reservation.

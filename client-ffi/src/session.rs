@@ -17,22 +17,20 @@ pub(crate) mod inner;
 mod keyspaces;
 mod life;
 mod open_prefetches;
+pub(crate) mod reserving;
 
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
 use crate::prefetch::Prefetch;
-use crate::reservation::{AskedBy, Item, Reservation};
-use hostkv_shm_protocol::extent::Extent;
+use crate::reservation::Reservation;
 use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
-use hostkv_shm_protocol::sync::{Ordering, fence};
 use hostkv_shm_protocol::wire::reply::{Audit, Figures, Reply};
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, Prefetch as WirePrefetch, Request as WireRequest, Reserve,
-    ReserveItem as WireReserveItem, Resolve, clear_flags, resolve_flags,
+    Prefetch as WirePrefetch, Request as WireRequest, Resolve, clear_flags, resolve_flags,
 };
 use inner::{Hold, Inner};
 use std::os::fd::RawFd;
@@ -250,117 +248,20 @@ impl Session {
         items: &[ReserveItem],
         request: &Request<'_>,
     ) -> Result<Reservation> {
-        let hold = self.enter_batch(keyspace, "items", items.len())?;
+        let hold = self.inner.enter()?;
         self.refuse_read_only("reserve")?;
-        checks::request(request, 0)?;
-        checks::key_lengths(items.iter().map(|item| &item.key))?;
-        let op_id = self.inner.next_op_id();
-        let wanted = items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| self.wanted(keyspace, index, item))
-            .collect::<Result<Vec<WireReserveItem>>>()?;
-        let wire = WireRequest::Reserve(Reserve {
-            op_id,
-            request_id: request.request_id.unwrap_or_default().to_owned(),
-            device: request.device.unwrap_or_default().to_owned(),
-            items: wanted,
-        });
+        let reserve = self.inner.checked_reserve(keyspace, items, request)?;
+        let wire = WireRequest::Reserve(reserve);
         let outcomes = match self.inner.call(&wire)? {
             Reply::Reserved(outcomes) if outcomes.len() == items.len() => outcomes,
             _ => return Err(self.inner.strange_reply("RESERVE")),
         };
-        // Release: what earlier readers of these extents did (it came with the reply) comes before this writer's
-        // stores.
-        fence(Ordering::Release);
-        let WireRequest::Reserve(Reserve {
-            items: wanted,
-            request_id,
-            device,
-            ..
-        }) = wire
-        else {
+        let WireRequest::Reserve(reserve) = wire else {
             return Err(self.inner.strange_reply("RESERVE"));
         };
-        let items: Vec<Item> = wanted
-            .into_iter()
-            .zip(outcomes)
-            .map(|(wanted, outcome)| Item {
-                key: wanted.key,
-                len_bytes: wanted.len_bytes,
-                outcome,
-            })
-            .collect();
-        // Of a staged session both the object's extent and its place to write.
-        let is_outside = |item: &Item| {
-            let extent = Extent {
-                offset_units: item.outcome.offset_units,
-                len_bytes: item.len_bytes,
-            };
-            item.outcome.status == Status::Ok
-                && (self.inner.read.byte_range(extent).is_none()
-                    || item.place(&self.inner).is_none())
-        };
-        let is_outside = items.iter().any(is_outside);
-        let granted = items
-            .iter()
-            .filter(|item| item.outcome.status == Status::Ok);
-        let populated = match is_outside {
-            true => Ok(()),
-            false => granted
-                .clone()
-                .filter_map(|item| item.place(&self.inner))
-                .try_for_each(|(offset, len)| self.inner.populate_staging(offset, len)),
-        };
-        if is_outside || populated.is_err() {
-            self.inner.give_back_later(WireRequest::Abort(Held {
-                op_id,
-                items: granted
-                    .map(|item| HeldItem {
-                        entry: item.outcome.entry,
-                        generation: item.outcome.generation,
-                    })
-                    .collect(),
-            }));
-            populated?;
-            return Err(Error::internal(
-                "the daemon granted an extent outside of the payload; report this defect of hostkvd",
-            ));
-        }
+        let granted = self.inner.granted(reserve, outcomes)?;
         hold.hand_over();
-        let asked_by = AskedBy {
-            keyspace,
-            request_id,
-            device,
-        };
-        Ok(Reservation::new(
-            Arc::clone(&self.inner),
-            op_id,
-            items,
-            asked_by,
-        ))
-    }
-
-    fn wanted(
-        &self,
-        keyspace: KeyspaceId,
-        index: usize,
-        item: &ReserveItem,
-    ) -> Result<WireReserveItem> {
-        let most = self.inner.hello.max_object_bytes;
-        let len_bytes = u32::try_from(item.len_bytes)
-            .ok()
-            .filter(|len| *len != 0 && u64::from(*len) <= most)
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "item {index} asks for {} bytes; allowed are 1 to {most} (max_object_bytes), so split the object",
-                    item.len_bytes
-                ))
-            })?;
-        Ok(WireReserveItem {
-            key: item.key.in_keyspace(keyspace, index)?,
-            len_bytes,
-        })
+        Ok(Reservation::new(Arc::clone(&self.inner), keyspace, granted))
     }
 
     /// How many leading keys are readable now, without a pin. With `present`, one byte a key says which.

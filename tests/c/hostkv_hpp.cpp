@@ -211,6 +211,15 @@ void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &key
     CHECK(mixed[0].span.data()[0] == std::byte{'b'} && mixed[1].span.data()[0] == std::byte{'b'});
     CHECK(value(mixed.release()));
 
+    // Commit and go on with the next: its items are there, and so is what was committed.
+    static_cast<void>(value(keyspace.remove({keys[3]})));
+    hostkv::Reservation first = value(keyspace.reserve({{keys[3], object_bytes}}));
+    CHECK(fill(first) == 1);
+    hostkv::Reservation second = value(first.commit_and_reserve(keyspace, {{keys[3], object_bytes}, {keys[2], object_bytes}}));
+    CHECK(!first && second.size() == 2 && second[0].status == hostkv::Status::exists && bool(second[1]));
+    CHECK(FAULT_OF(second.commit_and_reserve(keyspace, {{keys[2], 0}})) == hostkv::Status::invalid_argument && !second);
+    CHECK(value(keyspace.lookup({keys[3]})) == 1 && value(keyspace.lookup({keys[2]})) == 0);
+
     // Key 2 is missing: a prefix stops there, all present ones do not.
     CHECK(value(keyspace.acquire(keys)).prefix_count() == 2);
     hostkv::Request all;
@@ -300,6 +309,7 @@ void handles_are_those_of_c(const hostkv::Session &session, const hostkv::Keyspa
     CHECK(FAULT_OF(nowhere.open_keyspace({"m", "", 0, 0})) == hostkv::Status::invalid_argument);
     // The library takes a null handle for one that has ended already.
     CHECK(!value(nothing.commit_and_acquire()));
+    CHECK(FAULT_OF(nothing.commit_and_reserve({}, {{hostkv::Key{}, 1}})) == hostkv::Status::invalid_argument);
     DONE(nowhere.close());
     DONE(nothing.abort());
     CHECK(value(none.release()));

@@ -12,6 +12,8 @@ use hostkv_tests::{Daemon, Worker, skip};
 const POOL: [&str; 2] = ["--l1-size-gb", "0.125"];
 /// Keys of a call, and allocations of a reserve, its spans and its commit.
 const ALLOCATIONS_OF_A_STORE: [(usize, u64); 2] = [(1, 11), (32, 21)];
+/// The same where each commit and the next reserve are one call.
+const ALLOCATIONS_OF_A_PAIR: [(usize, u64); 2] = [(1, 11), (32, 21)];
 
 /// Runs `hostkv-test-counted` under another program, or alone.
 fn counted(daemon: &Daemon, wrapper: &[&str], what: &str, keys: usize, rounds: usize) -> Output {
@@ -57,24 +59,32 @@ fn an_acquire_and_its_release_allocate_nothing() {
 fn a_store_allocates_as_often_as_is_known_and_faults_no_page_in() {
     const ROUNDS: u64 = 100;
     let daemon = Daemon::start(&POOL);
-    for (keys, known) in ALLOCATIONS_OF_A_STORE {
-        let (allocations, faults) = taken(&daemon, "stores", keys, ROUNDS as usize);
+    let figures = [
+        ("stores", ALLOCATIONS_OF_A_STORE),
+        ("pairs", ALLOCATIONS_OF_A_PAIR),
+    ];
+    for (what, keys, known) in figures
+        .into_iter()
+        .flat_map(|(what, figures)| figures.map(|(keys, known)| (what, keys, known)))
+    {
+        let (allocations, faults) = taken(&daemon, what, keys, ROUNDS as usize);
         let now = allocations.div_ceil(ROUNDS);
         assert!(
             now <= known,
-            "reserve+commit of {keys} keys: {now} allocations, was {known}; find what made it dearer, or write the \
+            "{what} of {keys} keys: {now} allocations each, was {known}; find what made it dearer, or write the \
              figure anew"
         );
         assert_eq!(
             faults, 0,
-            "reserve+copy+commit of {keys} keys, {ROUNDS} times in a populated session: {faults} page faults, was 0"
+            "{what} of {keys} keys, {ROUNDS} times in a populated session: {faults} page faults, was 0"
         );
     }
     daemon.finish();
 }
 
-#[test]
-fn a_reserve_and_a_commit_are_one_round_trip_each_and_the_copy_between_them_none() {
+/// The system calls between the markers of `what`, 32 keys in 20 rounds, the first part before the first of them; none where
+/// nothing can be traced.
+fn traced(daemon: &Daemon, what: &str) -> Option<Vec<Vec<String>>> {
     let can_trace = Command::new("strace")
         .args(["-o", "/dev/null", "true"])
         .stderr(std::process::Stdio::null())
@@ -82,48 +92,77 @@ fn a_reserve_and_a_commit_are_one_round_trip_each_and_the_copy_between_them_none
         .is_ok_and(|status| status.success());
     if !can_trace {
         skip("the count of system calls of stores: strace is missing or may not trace");
-        return;
+        return None;
     }
-    let daemon = Daemon::start(&POOL);
-    let trace = daemon.spec().folder().join("stores");
+    let trace = daemon.spec().folder().join(what);
     let trace = trace.to_str().unwrap();
-    counted(&daemon, &["strace", "-f", "-o", trace], "stores", 32, 20);
+    counted(daemon, &["strace", "-f", "-o", trace], what, 32, 20);
     let text = std::fs::read_to_string(trace).unwrap();
-    // A line is `PID name(…`. Each store has a marker before and after its reserve and its commit.
+    // A line is `PID name(…`.
     let names = text
         .lines()
         .filter_map(|line| line.split_whitespace().nth(1));
-    let parts: Vec<Vec<&str>> = names.fold(vec![Vec::new()], |mut parts, word| {
+    Some(names.fold(vec![Vec::new()], |mut parts, word| {
         match word.starts_with("write(-1,") {
             true => parts.push(Vec::new()),
             false => parts
                 .last_mut()
                 .unwrap()
-                .push(word.split('(').next().unwrap()),
+                .push(word.split('(').next().unwrap().to_owned()),
         }
         parts
-    });
+    }))
+}
+
+/// Panics unless these calls are one round trip.
+fn assert_one_trip(what: &str, calls: &[String]) {
+    let sends = calls.iter().filter(|call| call.starts_with("send")).count();
+    let receives = calls.iter().filter(|call| call.starts_with("recv")).count();
+    assert_eq!(
+        (sends, receives),
+        (1, 1),
+        "{what} of 32 keys: {sends} sends and {receives} receives, was 1 and 1: {calls:?}"
+    );
+    // The third waits until the reply is there.
+    assert!(
+        calls.len() <= 3,
+        "{what} of 32 keys: {} system calls, was 3: {calls:?}",
+        calls.len()
+    );
+}
+
+#[test]
+fn a_reserve_and_a_commit_are_one_round_trip_each_and_the_copy_between_them_none() {
+    let daemon = Daemon::start(&POOL);
+    let Some(parts) = traced(&daemon, "stores") else {
+        return;
+    };
     // Before the first store, then four parts for each: reserve, copy, commit, and what lies between two stores.
     assert_eq!((parts.len() - 1) % 4, 0);
     let stores: Vec<_> = parts[1..].chunks_exact(4).collect();
     assert!(stores.len() > 20, "{}", stores.len());
     for store in stores {
-        for (what, calls) in [("reserve", &store[0]), ("commit", &store[2])] {
-            let sends = calls.iter().filter(|call| call.starts_with("send")).count();
-            let receives = calls.iter().filter(|call| call.starts_with("recv")).count();
-            assert_eq!(
-                (sends, receives),
-                (1, 1),
-                "{what} of 32 keys: {sends} sends and {receives} receives, was 1 and 1: {calls:?}"
-            );
-            // The third waits until the reply is there.
-            assert!(
-                calls.len() <= 3,
-                "{what} of 32 keys: {} system calls, was 3: {calls:?}",
-                calls.len()
-            );
-        }
+        assert_one_trip("reserve", &store[0]);
         assert!(store[1].is_empty(), "copy of 32 objects: {:?}", store[1]);
+        assert_one_trip("commit", &store[2]);
+    }
+    daemon.finish();
+}
+
+#[test]
+fn a_writer_of_batch_after_batch_makes_one_round_trip_a_batch() {
+    let daemon = Daemon::start(&POOL);
+    let Some(parts) = traced(&daemon, "pairs") else {
+        return;
+    };
+    // Three parts for each batch: copy, commit with the next reserve, and what lies between two batches.
+    assert_eq!((parts.len() - 1) % 3, 0);
+    let batches: Vec<_> = parts[1..].chunks_exact(3).collect();
+    assert!(batches.len() > 20, "{}", batches.len());
+    let (_, but_the_last) = batches.split_last().unwrap();
+    for batch in but_the_last {
+        assert!(batch[0].is_empty(), "copy of 32 objects: {:?}", batch[0]);
+        assert_one_trip("commit and reserve", &batch[1]);
     }
     daemon.finish();
 }

@@ -79,16 +79,18 @@ fn a_commit_fences_before_it_sends() {
     let Some(functions) = functions() else {
         return;
     };
-    let (_, body) = functions
-        .iter()
-        .find(|(name, _)| name.contains("Reservation") && name.contains("send_commit"))
-        .expect("the function that sends a commit");
-    let fence = body.iter().position(|one| is_fence(&functions, one));
-    let first_call = body
-        .iter()
-        .position(|one| one.starts_with("call") && !is_fence(&functions, one));
-    let fence = fence.expect("a commit has the fence");
-    // Nothing is called before it, so nothing is sent.
-    let first_call = first_call.expect("a commit calls what sends it");
-    assert!(fence < first_call, "{body:#?}");
+    for sender in ["send_commit", "send_pair"] {
+        let (_, body) = functions
+            .iter()
+            .find(|(name, _)| name.contains("Reservation") && name.contains(sender))
+            .expect("the function that sends a commit");
+        let fence = body.iter().position(|one| is_fence(&functions, one));
+        let first_call = body
+            .iter()
+            .position(|one| one.starts_with("call") && !is_fence(&functions, one));
+        let fence = fence.expect("a commit has the fence");
+        // Nothing is called before it, so nothing is sent.
+        let first_call = first_call.expect("a commit calls what sends it");
+        assert!(fence < first_call, "{sender}: {body:#?}");
+    }
 }

@@ -11,6 +11,7 @@
 mod access;
 mod budgets;
 mod client_crash;
+mod commit_and_reserve;
 mod containers;
 mod core_files;
 mod daemon_crash;

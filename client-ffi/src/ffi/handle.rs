@@ -93,9 +93,19 @@ pub(super) unsafe fn take<T>(handle: *mut T, name: &'static str) -> Result<Optio
     if handle.is_null() {
         return Ok(None);
     }
+    // SAFETY: the same promise.
+    unsafe { take_some(handle, name) }.map(Some)
+}
+
+/// The value behind a handle, back from the caller, where NULL is no value.
+///
+/// # Safety
+///
+/// As for [`take`].
+pub(super) unsafe fn take_some<T>(handle: *mut T, name: &'static str) -> Result<Box<T>> {
     let handle = checked(handle, name)?;
     // SAFETY: by the caller's promise it came from `give`, which made it of a Box, and nobody uses it any more.
-    Ok(Some(unsafe { Box::from_raw(handle.as_ptr()) }))
+    Ok(unsafe { Box::from_raw(handle.as_ptr()) })
 }
 
 /// Where an output goes; nothing is written before [`Out::write`] or [`Out::write_all`].

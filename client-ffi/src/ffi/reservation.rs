@@ -151,6 +151,50 @@ pub unsafe extern "C" fn hostkv_reservation_commit_and_acquire(
     })
 }
 
+/// As hostkv_reservation_commit(), and then hostkv_session_reserve() of the next items in the reservation's session, in one
+/// round trip: for a writer that goes from batch to batch. The commit is first in every case, so that its room and quota
+/// serve the reserve; while the reserve waits for an eviction, what was committed is readable already. Ends the reservation,
+/// whatever it returns. On any other status than OK there is no next reservation and nothing is reserved.
+///
+/// OK: both were carried out; each item of the next reservation has its own status. EXPIRED: as for a commit, and nothing
+/// was reserved either. INVALID_ARGUMENT, among others a reservation of NULL, which has no session to reserve in, and
+/// whatever is wrong with the reserve: nothing is committed. TIMEOUT, DISCONNECTED: each key of the commit is either
+/// readable or not; ask with a lookup. SYSTEM: no memory for the next spans of a user that hostkvd does not trust;
+/// hostkv_last_error() says that the commit is done.
+///
+/// # Safety
+///
+/// `reservation` is NULL or is used for the last time; `items` has `count` items; `request` is NULL or has as many bytes as
+/// its `struct_size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_commit_and_reserve(
+    reservation: *mut hostkv_reservation,
+    keyspace: hostkv_keyspace,
+    items: *const hostkv_reserve_item,
+    count: usize,
+    request: *const hostkv_request,
+    ret_reservation: *mut *mut hostkv_reservation,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers. The handle is taken first: it ends also when another
+        // argument is refused.
+        let (reservation, items, request, ret_reservation) = unsafe {
+            (
+                handle::take_some(reservation, "reservation")?,
+                handle::batch(items, count, "items")?,
+                handle::request(request)?,
+                handle::out(ret_reservation, "ret_reservation")?,
+            )
+        };
+        let items: Vec<ReserveItem> = items.iter().map(|item| (*item).into()).collect();
+        let next = reservation
+            .0
+            .commit_and_reserve(KeyspaceId(keyspace), &items, &request)?;
+        ret_reservation.write(handle::give(hostkv_reservation(next)));
+        Ok(())
+    })
+}
+
 /// Gives the room back; nothing becomes readable. Ends the reservation, whatever it returns; NULL is OK.
 ///
 /// # Safety

@@ -5,11 +5,12 @@
 //! ```text
 //!   hostkv-test-counted SOCKET reads KEYS ROUNDS      ROUNDS times acquire + release of KEYS keys that are there
 //!   hostkv-test-counted SOCKET stores KEYS ROUNDS     ROUNDS times reserve, copy and commit of KEYS new keys
+//!   hostkv-test-counted SOCKET pairs KEYS ROUNDS      the same, with each commit and the next reserve in one call
 //! ```
 //!
 //! It prints what the rounds took altogether: `allocations N faults N`. What is counted happens inside
-//! [`hostkv_counted_reads`] and [`hostkv_counted_stores`], whose names valgrind knows. A tracer sees a write to
-//! descriptor -1 around each reserve and each commit of a store. Reads go in batches that fit into the session's ring of
+//! [`hostkv_counted_reads`], [`hostkv_counted_stores`] and [`hostkv_counted_pair`], whose names valgrind knows. A tracer sees a
+//! write to descriptor -1 around each reserve and each commit of a store. Reads go in batches that fit into the session's ring of
 //! events and sleep in between, outside of what is counted, until the daemon has emptied it.
 
 #![allow(
@@ -120,21 +121,69 @@ pub fn hostkv_counted_stores(work: &Work, items: &[hostkv_reserve_item], source:
             &mut handle,
         ));
         mark();
-        for index in 0..items.len() {
-            let mut span = hostkv_span_mut {
-                data: null_mut(),
-                len_bytes: 0,
-            };
+        copy(handle, items.len(), source);
+        mark();
+        assert_ok(reservation::hostkv_reservation_commit(handle));
+    }
+    mark();
+}
+
+/// Copies into all of a reservation.
+///
+/// # Safety
+///
+/// The reservation has not ended, and each of its `count` spans is as long as the source.
+unsafe fn copy(handle: *const hostkv_reservation, count: usize, source: &[u8]) {
+    for index in 0..count {
+        let mut span = hostkv_span_mut {
+            data: null_mut(),
+            len_bytes: 0,
+        };
+        // SAFETY: the caller's promise; the span is written into before the reservation ends.
+        unsafe {
             assert_ok(reservation::hostkv_reservation_get_span(
                 handle, index, &mut span,
             ));
             assert_eq!(span.len_bytes, source.len() as u64);
             reservation::hostkv_copy(span.data, source.as_ptr().cast::<c_void>(), source.len());
         }
+    }
+}
+
+/// The copy into a reservation, and its commit with the reserve of the next items; the next reservation.
+///
+/// # Safety
+///
+/// The reservation has not ended and is not used any more, and each of its spans is as long as the source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe fn hostkv_counted_pair(
+    work: &Work,
+    handle: *mut hostkv_reservation,
+    next: &[hostkv_reserve_item],
+    source: &[u8],
+) -> *mut hostkv_reservation {
+    let mut made: *mut hostkv_reservation = null_mut();
+    mark();
+    // SAFETY: the caller's promise; the next items are there.
+    unsafe {
+        copy(
+            handle,
+            reservation::hostkv_reservation_get_count(handle),
+            source,
+        );
         mark();
-        assert_ok(reservation::hostkv_reservation_commit(handle));
+        assert_ok(reservation::hostkv_reservation_commit_and_reserve(
+            handle,
+            work.keyspace,
+            next.as_ptr(),
+            next.len(),
+            &work.request,
+            &mut made,
+        ));
     }
     mark();
+    made
 }
 
 fn assert_ok(status: hostkv_status) {
@@ -237,16 +286,49 @@ fn reads(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
     sum
 }
 
-fn stores(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
-    let source = vec![7; OBJECT_BYTES as usize];
-    let batches: Vec<_> = (0..WARM_UP + rounds)
+/// The items of so many stores.
+fn batches(key_count: usize, count: usize) -> Vec<Vec<hostkv_reserve_item>> {
+    (0..count)
         .map(|round| {
             items(
                 &keys(&format!("stored-{key_count}-{round}"), key_count),
                 OBJECT_BYTES,
             )
         })
-        .collect();
+        .collect()
+}
+
+fn pairs(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
+    let source = vec![7; OBJECT_BYTES as usize];
+    let batches = batches(key_count, 1 + WARM_UP + rounds);
+    let mut handle: *mut hostkv_reservation = null_mut();
+    let mut before = taken();
+    // SAFETY: the session is open, the items are there, and each reservation is used until its commit.
+    unsafe {
+        assert_ok(reservation::hostkv_session_reserve(
+            work.session,
+            work.keyspace,
+            batches[0].as_ptr(),
+            batches[0].len(),
+            &work.request,
+            &mut handle,
+        ));
+        for (round, next) in batches[1..].iter().enumerate() {
+            if round == WARM_UP {
+                before = taken();
+            }
+            handle = hostkv_counted_pair(work, handle, next, &source);
+        }
+    }
+    let after = taken();
+    // SAFETY: the handle is used for the last time.
+    assert_ok(unsafe { reservation::hostkv_reservation_abort(handle) });
+    (after.0 - before.0, after.1 - before.1)
+}
+
+fn stores(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
+    let source = vec![7; OBJECT_BYTES as usize];
+    let batches = batches(key_count, WARM_UP + rounds);
     let (warm_up, counted) = batches.split_at(WARM_UP);
     warm_up
         .iter()
@@ -269,7 +351,8 @@ fn main() {
     let (allocations, faults) = match what.as_str() {
         "reads" => reads(&work, key_count, rounds),
         "stores" => stores(&work, key_count, rounds),
-        other => panic!("{other} is neither reads nor stores"),
+        "pairs" => pairs(&work, key_count, rounds),
+        other => panic!("{other} is none of reads, stores and pairs"),
     };
     println!("allocations {allocations} faults {faults}");
     // SAFETY: the handle is used for the last time.

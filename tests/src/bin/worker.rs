@@ -105,6 +105,9 @@ impl Worker {
                 .unwrap()
                 .commit()
                 .map(|()| String::new()),
+            ["commit-and-reserve", family, count, len] => {
+                self.commit_and_reserve(family, number(count), number(len) as u64)
+            }
             ["commit-and-acquire"] => {
                 let lease = self.reservation.take().unwrap().commit_and_acquire()?;
                 self.leased = std::mem::take(&mut self.reserved);
@@ -251,6 +254,18 @@ impl Worker {
         let reservation = self
             .session()
             .reserve(self.keyspace, &items, &Request::default())?;
+        self.keep(reservation)
+    }
+
+    fn commit_and_reserve(&mut self, family: &str, count: usize, len_bytes: u64) -> Answer {
+        self.reserved = keys(family, count);
+        let items = reserve_items(&self.reserved, len_bytes);
+        let reservation = self.reservation.take().unwrap();
+        let next = reservation.commit_and_reserve(self.keyspace, &items, &Request::default())?;
+        self.keep(next)
+    }
+
+    fn keep(&mut self, reservation: Reservation) -> Answer {
         let statuses: Vec<String> = hostkv_tests::statuses_of(&reservation)
             .iter()
             .map(|status| status.name().to_owned())
@@ -512,6 +527,17 @@ impl Worker {
             ["commit-unread"] => {
                 let held = raw.held.take().unwrap();
                 raw.client.send(&WireRequest::Commit(held));
+            }
+            ["commit-and-reserve-unread", family, count, len] => {
+                let held = raw.held.take().unwrap();
+                raw.last_op += 1;
+                let asked = keys(family, number(count));
+                let reserve =
+                    RawClient::reserve(raw.last_op, raw.keyspace, &asked, number(len) as u32);
+                let WireRequest::Reserve(reserve) = reserve else {
+                    panic!("{reserve:?} is no reserve");
+                };
+                raw.client.send(&WireRequest::CommitReserve(held, reserve));
             }
             ["commit-behind-unread-replies"] => {
                 let held = raw.held.take().unwrap();

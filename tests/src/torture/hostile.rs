@@ -170,6 +170,13 @@ fn request(keyspace: KeyspaceId, random: &mut Random) -> Request {
             };
             RawClient::reserve(random.below(4), keyspace, own, len_bytes)
         }
+        4 if random.below(2) == 0 => {
+            let len_bytes = 1 + random.below(20_000) as u32;
+            match RawClient::reserve(random.below(4), keyspace, own, len_bytes) {
+                Request::Reserve(next) => Request::CommitReserve(held, next),
+                other => other,
+            }
+        }
         4 => Request::Commit(held),
         5 => Request::Abort(held),
         6 => Request::Remove(
