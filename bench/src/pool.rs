@@ -5,6 +5,7 @@
 use crate::keys::key;
 use crate::limits::trip::processors;
 use crate::machine;
+use hostkv::reservation::Reservation;
 use hostkv::session::{KeyspaceConfig, ReserveItem, Session, SessionConfig};
 use hostkv::{ChunkKey, KeyspaceId, Status};
 use std::os::unix::net::UnixDatagram;
@@ -226,7 +227,13 @@ pub fn store(
     let reservation = session
         .reserve(keyspace, items, &Default::default())
         .map_err(said)?;
-    for index in 0..items.len() {
+    write(&reservation, source)?;
+    reservation.commit().map_err(said)
+}
+
+/// Copies as many bytes of `source` as each item has into it; fails unless every one is granted.
+pub fn write(reservation: &Reservation, source: &[u64]) -> Result<(), String> {
+    for index in 0..reservation.count() {
         let span = reservation.span(index).map_err(said)?;
         if span.len_bytes as usize > std::mem::size_of_val(source) {
             return Err(format!("a source is shorter than {} bytes", span.len_bytes));
@@ -236,7 +243,7 @@ pub fn store(
             hostkv::copy::copy(span.data, source.as_ptr().cast(), span.len_bytes as usize);
         }
     }
-    reservation.commit().map_err(said)
+    Ok(())
 }
 
 /// Stores keys `0..count` of `len_bytes` each; fails unless every one is granted or there already.

@@ -8,7 +8,7 @@ use crate::limits::ring::hand_over_ns;
 use crate::limits::trip::Echo;
 use crate::measure::{RUNS, Runs, median_of, runs, typical_ns};
 use crate::peers::{self, Peer};
-use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten};
+use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten, write};
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
@@ -210,6 +210,8 @@ fn batch_of(len: u64) -> u64 {
 struct Stored {
     single: f64,
     batched: f64,
+    /// In batches, each commit with the next reserve.
+    paired: f64,
     copy: f64,
     trip: f64,
 }
@@ -245,16 +247,54 @@ impl Bench<'_> {
             let batched = (0..batches)
                 .map(|_| timed(batch))
                 .collect::<Result<Vec<f64>, String>>()?;
+            let (paired, keys) = self.paired(next, batches, batch, len, &source)?;
+            next += (batches + 2) * batch;
+            stored.extend(keys);
             self.check(&stored, len)?;
             // The extents come back, so that no run waits for an eviction.
             remove(self.session, self.keyspace, &stored)?;
             Ok(Stored {
                 single: median_of(single),
                 batched: median_of(batched),
+                paired,
                 copy: self.best_copy(&source, len, batch)?,
                 trip: median_of(self.echo.trips_ns(200)?),
             })
         })
+    }
+
+    /// Stores batch after batch from the key `first` on, each commit with the next reserve; the time an object, without the
+    /// first and the last trip, and what was stored.
+    fn paired(
+        &self,
+        first: u64,
+        batches: u64,
+        batch: u64,
+        len: u64,
+        source: &[u64],
+    ) -> Result<(f64, Vec<ChunkKey>), String> {
+        let items_of =
+            |number: u64| items(first + number * batch..first + (number + 1) * batch, len);
+        let none = Default::default();
+        let mut stored: Vec<ChunkKey> = items_of(0).iter().map(|item| item.key).collect();
+        let mut reservation = self
+            .session
+            .reserve(self.keyspace, &items_of(0), &none)
+            .map_err(said)?;
+        let mut times = Vec::new();
+        for number in 1..=batches {
+            let next = items_of(number);
+            stored.extend(next.iter().map(|item| item.key));
+            let begin = Instant::now();
+            write(&reservation, source)?;
+            reservation = reservation
+                .commit_and_reserve(self.keyspace, &next, &none)
+                .map_err(said)?;
+            times.push(begin.elapsed().as_nanos() as f64 / batch as f64);
+        }
+        write(&reservation, source)?;
+        reservation.commit().map_err(said)?;
+        Ok((median_of(times), stored))
     }
 
     /// The best copy into the extents of a reservation that is aborted.
@@ -448,6 +488,17 @@ fn add_rows(
         )
         .noise(store.noise)
         .note("target: 1.2 x copy + 2 trips / batch"),
+    );
+    report.row(
+        Row::new(
+            format!("store batch after batch of {batch}, commit and next reserve in one, {size}, an object"),
+            Unit::Nanoseconds,
+            store.median(|run| run.paired),
+            Goal::RatioAtMost(1.2 * (copy + trip / batch / 1.2) / (copy + trip / batch)),
+        )
+        .limit(format!("copy + 1 trip / {batch}"), copy + trip / batch)
+        .noise(store.noise)
+        .note("target: 1.2 x copy + 1 trip / batch"),
     );
 }
 
