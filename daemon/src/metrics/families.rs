@@ -29,6 +29,8 @@ pub(crate) enum Unit {
     Bytes,
     /// Seconds: `_seconds`, or `_seconds_total` for a counter.
     Seconds,
+    /// Bytes per second: `_bytes_per_second`.
+    Rate,
     /// A share from 0 to 1: `_ratio`.
     Ratio,
     /// Countable things: `_total` for a counter, the plural for a gauge.
@@ -69,10 +71,11 @@ pub(crate) fn defect(name: &str, unit: Unit, kind: Kind, help: &str) -> Option<&
         (_, Kind::Counter) => "_total",
         (Unit::Bytes, Kind::Gauge) => "_bytes",
         (Unit::Seconds, Kind::Gauge | Kind::Histogram) => "_seconds",
+        (Unit::Rate, Kind::Gauge | Kind::Histogram) => "_bytes_per_second",
         (Unit::Ratio, Kind::Gauge) => "_ratio",
         (Unit::Info, Kind::Gauge) => "_info",
         (Unit::Things | Unit::Claim, Kind::Gauge) => "",
-        (_, Kind::Histogram) => return Some("histograms are of seconds"),
+        (_, Kind::Histogram) => return Some("histograms are of seconds or of bytes per second"),
     };
     let is_plural = || name.split('_').any(|word| word.ends_with('s'));
     if !name.ends_with(ending) {

@@ -27,7 +27,8 @@ const BUILD_INFO: (&str, Unit, &str) = (
     "Always 1; the label says which version of hostkvd this is.",
 );
 
-const NS_PER_SECOND: f64 = 1e9;
+/// What a histogram of durations counts in a second.
+pub(super) const NS_PER_SECOND: f64 = 1e9;
 
 /// Why no text came out.
 #[derive(Debug, thiserror::Error)]
@@ -177,14 +178,16 @@ impl Collector for SnapshotCollector {
                     .into_iter()
                     .map(|(reason, count)| sample(row.kind, count as f64, &[("reason", reason)]))
                     .collect(),
-                Read::Durations(read) => vec![durations(read(&current.snapshot), &[])],
+                Read::Durations(read) => {
+                    vec![distribution(read(&current.snapshot), NS_PER_SECOND, &[])]
+                }
                 Read::ByRequest(read) => {
                     let all = read(&current.snapshot);
                     TimedRequest::ALL
                         .into_iter()
                         .map(|request| {
                             let label = ("request", request.label());
-                            durations(all.of(request), &[label])
+                            distribution(all.of(request), NS_PER_SECOND, &[label])
                         })
                         .collect()
                 }
@@ -224,18 +227,23 @@ pub(super) fn sample(kind: Kind, value: f64, labels: &[(&str, &str)]) -> Metric 
     metric
 }
 
-/// A histogram, its bounds and its sum in seconds. The encoder adds the bucket without a bound.
-pub(super) fn durations(histogram: &Histogram, labels: &[(&str, &str)]) -> Metric {
-    let buckets = histogram.cumulative().map(|(bound_ns, count)| {
+/// A histogram, its bounds and its sum in a unit of which one is `per_unit` of its own. The encoder adds the bucket
+/// without a bound.
+pub(super) fn distribution(
+    histogram: &Histogram,
+    per_unit: f64,
+    labels: &[(&str, &str)],
+) -> Metric {
+    let buckets = histogram.cumulative().map(|(bound, count)| {
         let mut bucket = Bucket::default();
-        bucket.set_upper_bound(bound_ns as f64 / NS_PER_SECOND);
+        bucket.set_upper_bound(bound as f64 / per_unit);
         bucket.set_cumulative_count(count);
         bucket
     });
     let mut sample = HistogramSample::default();
     sample.set_bucket(buckets.collect());
     sample.set_sample_count(histogram.count());
-    sample.set_sample_sum(histogram.sum_ns() as f64 / NS_PER_SECOND);
+    sample.set_sample_sum(histogram.sum() as f64 / per_unit);
     let mut metric = labelled(labels);
     metric.set_histogram(sample);
     metric

@@ -7,7 +7,7 @@
 use prometheus::proto::Metric;
 
 use super::families::{Kind, Unit};
-use super::render::{durations, sample};
+use super::render::{NS_PER_SECOND, distribution, sample};
 use crate::histogram::Histogram;
 use crate::tiers::TierFigures;
 use crate::tiers::figures::{BreakerState, ByReason, FailureReason};
@@ -25,6 +25,8 @@ pub(crate) enum TierRead {
     ByState(fn(&TierFigures) -> BreakerState),
     /// One histogram of durations a tier.
     Durations(fn(&TierFigures) -> &Histogram),
+    /// One histogram of bytes per second a tier.
+    Rates(fn(&TierFigures) -> &Histogram),
 }
 
 /// One row of the table.
@@ -43,7 +45,9 @@ impl TierFamily {
     /// The labels of its samples.
     pub(crate) fn labels(&self) -> &'static [&'static str] {
         match self.read {
-            TierRead::One(_) | TierRead::Some(_) | TierRead::Durations(_) => &[L2_NAME],
+            TierRead::One(_) | TierRead::Some(_) | TierRead::Durations(_) | TierRead::Rates(_) => {
+                &[L2_NAME]
+            }
             TierRead::ByReason(_) => &[L2_NAME, "reason"],
             TierRead::ByState(_) => &[L2_NAME, "state"],
         }
@@ -68,7 +72,10 @@ impl TierFamily {
                     let is_in_it = f64::from(u8::from(read(tier) == state));
                     sample(self.kind, is_in_it, &labels)
                 })),
-                TierRead::Durations(read) => samples.push(durations(read(tier), &[name])),
+                TierRead::Durations(read) => {
+                    samples.push(distribution(read(tier), NS_PER_SECOND, &[name]))
+                }
+                TierRead::Rates(read) => samples.push(distribution(read(tier), 1.0, &[name])),
             }
         }
         samples
@@ -120,6 +127,8 @@ tier_families! {
         "Objects that the tier did not store, by reason.";
     Histogram Seconds Durations "hostkv_l2_store_duration_seconds" |tier| &tier.stores.durations,
         "Time from the start of the work on an object to its end, of stores that went through.";
+    Histogram Rate Rates "hostkv_l2_store_throughput_bytes_per_second" |tier| &tier.stores.rates,
+        "Bytes of an object over that time, of stores that went through.";
     Counter Things One "hostkv_l2_load_tasks_total" |tier| tier.loads.tasks_count,
         "Load tasks with at least one object for the tier.";
     Counter Things One "hostkv_l2_load_tasks_completed_total" |tier| tier.loads.completed_tasks_count,
@@ -134,6 +143,8 @@ tier_families! {
         "Objects that the tier did not give, by reason.";
     Histogram Seconds Durations "hostkv_l2_load_duration_seconds" |tier| &tier.loads.durations,
         "Time from the start of the work on an object to its end, of loads that went through.";
+    Histogram Rate Rates "hostkv_l2_load_throughput_bytes_per_second" |tier| &tier.loads.rates,
+        "Bytes of an object over that time, of loads that went through.";
     Counter Things One "hostkv_l2_lookups_total" |tier| tier.lookups_count,
         "Lookups that asked the tier.";
     Counter Things One "hostkv_l2_lookup_keys_total" |tier| tier.lookup_keys_count,
@@ -181,6 +192,7 @@ mod tests {
         };
         traffic.failures.add(FailureReason::Damaged);
         traffic.durations.observe(first * 1_000_000_000);
+        traffic.rates.observe(first * 1_000_000);
         traffic
     }
 
@@ -258,6 +270,10 @@ mod tests {
             "hostkv_l2_breaker_state{l2_name=\"disk\",state=\"open\"} 0",
             "hostkv_l2_store_duration_seconds_sum{l2_name=\"disk\"} 100",
             "hostkv_l2_load_duration_seconds_sum{l2_name=\"redis\"} 220",
+            "hostkv_l2_store_throughput_bytes_per_second_sum{l2_name=\"disk\"} 100000000",
+            "hostkv_l2_store_throughput_bytes_per_second_bucket{l2_name=\"disk\",le=\"50000000\"} 0",
+            "hostkv_l2_store_throughput_bytes_per_second_bucket{l2_name=\"disk\",le=\"100000000\"} 1",
+            "hostkv_l2_load_throughput_bytes_per_second_sum{l2_name=\"redis\"} 220000000",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");
         }

@@ -236,8 +236,7 @@ impl Engine {
             match &got {
                 Ok(Got::Loaded(_)) => {
                     loads.done_keys_count += 1;
-                    loads.bytes += len_bytes;
-                    loads.durations.observe(duration_ns);
+                    loads.moved(len_bytes, duration_ns);
                 }
                 Ok(Got::Absent) => loads.failures.add(FailureReason::Lost),
                 Ok(Got::Damaged) => loads.failures.add(FailureReason::Damaged),
@@ -276,10 +275,7 @@ impl Engine {
             figures.stores.done_keys_count += 1;
             match put {
                 Ok(Put::Known) => figures.known_keys_count += 1,
-                _ => {
-                    figures.stores.bytes += len_bytes;
-                    figures.stores.durations.observe(duration_ns);
-                }
+                _ => figures.stores.moved(len_bytes, duration_ns),
             }
         });
         let completion = job.store.end(put.is_ok().then_some(number));

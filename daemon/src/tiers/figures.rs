@@ -3,7 +3,9 @@
 //! The threads of a tier count under its lock; [`Tiers::figures`](super::Tiers::figures) gives the loop a copy. Every number
 //! but the gauges only rises while the daemon lives, also when a tier goes and comes back.
 
-use crate::histogram::{Histogram, REQUEST_BOUNDS_NS};
+use crate::histogram::{Histogram, RATE_BOUNDS_BYTES_PER_SECOND, REQUEST_BOUNDS_NS};
+
+const NS_PER_SECOND: u128 = 1_000_000_000;
 
 /// Why something that was asked of a tier was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,6 +90,18 @@ pub struct Traffic {
     pub failures: ByReason,
     /// From the start of the work on an object to its end, of those that went through.
     pub durations: Histogram,
+    /// Bytes of such an object over that time, in bytes per second.
+    pub rates: Histogram,
+}
+
+impl Traffic {
+    /// Counts the bytes, the time and the rate of one object that went through.
+    pub fn moved(&mut self, len_bytes: u64, duration_ns: u64) {
+        self.bytes += len_bytes;
+        self.durations.observe(duration_ns);
+        let rate = u128::from(len_bytes) * NS_PER_SECOND / u128::from(duration_ns.max(1));
+        self.rates.observe(u64::try_from(rate).unwrap_or(u64::MAX));
+    }
 }
 
 impl Default for Traffic {
@@ -100,6 +114,7 @@ impl Default for Traffic {
             bytes: 0,
             failures: ByReason::default(),
             durations: Histogram::new(REQUEST_BOUNDS_NS),
+            rates: Histogram::new(RATE_BOUNDS_BYTES_PER_SECOND),
         }
     }
 }
@@ -180,6 +195,20 @@ pub struct TierFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_of_an_object_is_its_bytes_over_its_time() {
+        let mut traffic = Traffic::default();
+        // 8 MiB in 4 ms; then nothing in no time, and as much as there can be.
+        traffic.moved(8 << 20, 4_000_000);
+        assert_eq!(traffic.rates.sum(), u128::from(2_097_152_000_u64));
+        traffic.moved(0, 0);
+        assert_eq!(traffic.rates.sum(), u128::from(2_097_152_000_u64));
+        traffic.moved(1 << 40, 0);
+        assert_eq!(traffic.rates.count(), 3);
+        assert_eq!(traffic.durations.count(), 3);
+        assert_eq!(traffic.bytes, (8 << 20) + (1 << 40));
+    }
 
     #[test]
     fn each_reason_has_a_count_and_a_label_of_its_own() {

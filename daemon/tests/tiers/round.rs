@@ -21,6 +21,8 @@ pub(super) fn round_trip(spec: &str) {
     assert_eq!(figures.stores.done_keys_count, number);
     assert_eq!(figures.stores.bytes, 2 * lens.iter().sum::<u64>());
     assert_eq!(figures.stores.durations.count(), number);
+    assert_eq!(figures.stores.rates.count(), number);
+    assert!(figures.stores.rates.sum() > 0);
     assert!(pool.shutdown());
 
     let mut pool = Pool::open(&[spec.to_owned()]);

@@ -520,7 +520,7 @@ fn each_answered_request_counts_once_with_the_time_since_its_frame_was_read() {
             (TimedRequest::Hello, 1),
         ]
     );
-    let ping_ns = shared.request_durations.of(TimedRequest::Ping).sum_ns();
+    let ping_ns = shared.request_durations.of(TimedRequest::Ping).sum();
     let expected = u128::from(3 * SECOND)..u128::from(60 * SECOND);
     assert!(expected.contains(&ping_ns), "{ping_ns} ns");
 }
@@ -553,7 +553,7 @@ fn a_parked_reserve_counts_once_when_it_is_answered_with_all_the_time_it_waited(
     };
     let reserves = |shared: &Shared| {
         let reserves = shared.request_durations.of(TimedRequest::Reserve);
-        (reserves.count(), reserves.sum_ns())
+        (reserves.count(), reserves.sum())
     };
     let (before, sum_before) = reserves(&shared);
     assert_eq!(before, parked - 1, "what is parked is not answered yet");
@@ -584,7 +584,7 @@ fn a_death_counts_with_the_time_since_the_socket_ended() {
     assert_eq!(client.died(&mut shared, 5 * SECOND), Step::Ended);
     let (mut client, _far) = connected(false);
     assert_eq!(client.died(&mut shared, 5 * SECOND), Step::Ended);
-    let deaths = |shared: &Shared| (shared.owner_death.count(), shared.owner_death.sum_ns());
+    let deaths = |shared: &Shared| (shared.owner_death.count(), shared.owner_death.sum());
     assert_eq!(deaths(&shared), (1, 0));
 
     let (mut client, mut far) = serving(&mut shared);

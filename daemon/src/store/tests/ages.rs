@@ -5,7 +5,7 @@ use crate::histogram::Histogram;
 
 /// Count and sum in seconds.
 fn seen(histogram: &Histogram) -> (u64, f64) {
-    (histogram.count(), histogram.sum_ns() as f64 / SECOND as f64)
+    (histogram.count(), histogram.sum() as f64 / SECOND as f64)
 }
 
 impl Pool {
