@@ -41,7 +41,7 @@ use crate::store::l2::L2Config;
 use crate::store::{SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{PROCESSORS, Processor, Telemetry};
-use crate::tiers::Tiers;
+use crate::tiers::{self, Tiers};
 use crate::workers::{self, PayloadBytes, WORKER_THREADS, Workers};
 use crate::{ballast, critical, logging, random, systemd, telemetry};
 
@@ -218,7 +218,8 @@ fn fault(what: &str, source: io::Error) -> StartError {
 }
 
 /// A panic of this thread, which becomes the loop's, leaves the store half changed, and one of a worker a commit without
-/// its answer: the process ends at once, and clients see it by the liveness word. Other threads have nothing that others depend on.
+/// its answer, one of a tier a task that is never over and the bytes that it holds: the process ends at once, and clients see it by the
+/// liveness word. Other threads have nothing that others depend on.
 fn abort_on_panic(log: logging::Logging) {
     let loop_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
@@ -228,11 +229,14 @@ fn abort_on_panic(log: logging::Logging) {
             return;
         }
         let name = thread.name().unwrap_or("without a name");
-        if thread.id() != loop_thread && !name.starts_with(WORKER_THREADS) {
+        let is_needed = name.starts_with(WORKER_THREADS) || tiers::is_needed(name);
+        if thread.id() != loop_thread && !is_needed {
             log::error!("Thread {name} panicked: {panic}");
             return;
         }
-        critical!("The loop or a worker (thread {name}) panicked, the daemon aborts: {panic}");
+        critical!(
+            "The loop, a worker or a tier (thread {name}) panicked, the daemon aborts: {panic}"
+        );
         log.flush(FLUSH_WITHIN);
         std::process::abort();
     }));

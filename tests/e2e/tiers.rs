@@ -1,7 +1,7 @@
 //! Tiers behind L1, end to end: what was stored comes back by a prefetch, after an eviction, a restart and on another host,
 //! and a tier that is slow, hangs or fails moves nobody and loses nothing of L1.
 
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -334,6 +334,18 @@ fn a_hanging_tier_lets_a_prefetch_wait_and_be_ended_whatever_becomes_of_the_daem
     daemon.kill();
     crate::assert_refused(waiting.wait(5000), Status::Disconnected);
     waiting.end().unwrap();
+}
+
+/// A thread that is gone would leave tasks unanswered and their bytes pinned for good.
+#[test]
+fn a_panic_of_a_tiers_thread_ends_the_daemon_and_is_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = with_tier(&faulty("panic", 1.0, folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    store(&session, id, &keys("stored", 1), OBJECT_BYTES);
+    daemon.wait_for_line("a tier (thread l2-0-");
+    assert_eq!(daemon.wait().signal(), Some(libc::SIGABRT));
 }
 
 #[test]

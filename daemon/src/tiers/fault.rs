@@ -78,6 +78,7 @@ impl FaultInject {
                 self.wait(None);
                 Err(Fault::timeout("an injected hang"))
             }
+            FaultKind::Panic if self.is_hit() => std::panic::panic_any("an injected panic"),
             _ => Ok(()),
         }
     }

@@ -68,7 +68,11 @@ pub use key::{TierKey, TierSpace};
 pub use spec::AdapterSpec;
 
 /// What the name of each thread of the tiers begins with.
-pub const TIER_THREADS: &str = "l2-";
+const TIER_THREADS: &str = "l2-";
+/// Opens a store. Who waits for it is told when it ends without an answer.
+const OPEN_THREAD: &str = "l2-open";
+/// Talks to stores. What ends there comes back to who asked as an error.
+const NET_THREAD: &str = "l2-net";
 /// How often the watch looks, at most and at least: a quarter of the shortest deadline in between.
 const SHORTEST_WATCH: Duration = Duration::from_millis(5);
 const LONGEST_WATCH: Duration = Duration::from_millis(100);
@@ -93,6 +97,12 @@ pub enum TierError {
         "starting the threads of the tiers failed: {0}; raise the limits on threads and descriptors of this process or give fewer --l2-adapter"
     )]
     Thread(std::io::Error),
+}
+
+/// Whether the thread of this name is one that others wait for: without it a task is never answered, and the bytes that it
+/// reads or writes are never free.
+pub fn is_needed(thread: &str) -> bool {
+    thread.starts_with(TIER_THREADS) && thread != OPEN_THREAD && thread != NET_THREAD
 }
 
 /// The place of a tier among the specs, from 0.

@@ -1,7 +1,7 @@
 //! From a spec to an opened tier, within its deadline.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -44,16 +44,19 @@ pub(super) fn open_in_time(
     let timeout = spec.timeout.max(LEAST_TIMEOUT);
     let spec = spec.clone();
     Builder::new()
-        .name("l2-open".to_owned())
+        .name(super::OPEN_THREAD.to_owned())
         .spawn(move || {
             // Nobody receives what comes too late.
             let _ = sender.send(open(&spec, payload));
         })
         .map_err(|error| Fault::error(format!("starting a thread failed: {error}")))?;
-    receiver.recv_timeout(timeout).unwrap_or_else(|_| {
-        Err(Fault::timeout(format!(
+    receiver.recv_timeout(timeout).unwrap_or_else(|why| match why {
+        RecvTimeoutError::Disconnected => Err(Fault::error(
+            "the thread that opens it panicked; report this defect of hostkvd with the ERROR line of its log".to_owned(),
+        )),
+        RecvTimeoutError::Timeout => Err(Fault::timeout(format!(
             "it did not answer within {} ms; start what it needs, give it a longer timeout_ms, or let hostkvd start without it by \"required\": false",
             timeout.as_millis()
-        )))
+        ))),
     })
 }

@@ -174,16 +174,19 @@ pub enum FaultKind {
     Corrupt,
     /// A store finds no room.
     Full,
+    /// The thread panics, which no operation may: the daemon ends.
+    Panic,
 }
 
 impl FaultKind {
-    const ALL: [(&'static str, FaultKind); 6] = [
+    const ALL: [(&'static str, FaultKind); 7] = [
         ("error", FaultKind::Error),
         ("slow", FaultKind::Slow),
         ("hang", FaultKind::Hang),
         ("lose", FaultKind::Lose),
         ("corrupt", FaultKind::Corrupt),
         ("full", FaultKind::Full),
+        ("panic", FaultKind::Panic),
     ];
 }
 

@@ -204,7 +204,7 @@ impl Remote {
         opendal::install_default();
         let runtime = Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
-            .thread_name("l2-net")
+            .thread_name(super::NET_THREAD)
             .enable_all()
             .build()
             .map_err(|error| Fault::error(format!("starting threads failed: {error}")))?;
