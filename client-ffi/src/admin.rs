@@ -15,7 +15,7 @@ use hostkv_shm_protocol::wire::MAX_LIST_OBJECTS;
 use hostkv_shm_protocol::wire::reply::Reply;
 pub use hostkv_shm_protocol::wire::report::{
     DaemonState, ListedObject, ObjectPage, PoolCounters, PoolLimits, PoolUsage, Reloaded,
-    SessionState, SettingState, StatePage,
+    SessionState, SettingState, StatePage, TierState,
 };
 use hostkv_shm_protocol::wire::request::{List, Request, list_flags};
 use serde::de::DeserializeOwned;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostkv::Status;
-use hostkv::admin::{DaemonState, SessionState};
+use hostkv::admin::{DaemonState, SessionState, TierState};
 use hostkv::session::{Session, SessionInfo};
 use hostkv_shm_protocol::wire::reply::Figures;
 use serde::Serialize;
@@ -209,12 +209,44 @@ fn show(report: &Report, output: &mut Output) -> Result<(), Failure> {
     pairs.push(("sessions", figures.session_count.to_string()));
     output.pairs(&pairs)?;
     output.line("")?;
+    let tiers = report
+        .daemon
+        .as_ref()
+        .map_or(&[][..], |daemon| &daemon.tiers);
+    if !tiers.is_empty() {
+        output.table(&TIER_HEADINGS, &tier_rows(tiers))?;
+        output.line("")?;
+    }
     match &report.sessions {
         Some(sessions) => output.table(&SESSION_HEADINGS, &session_rows(sessions)),
         None => output.line(
             "The daemon shows its sessions to admins only: its own user, root, and whom --admin-uid names.",
         ),
     }
+}
+
+/// Columns of [`tier_rows`].
+const TIER_HEADINGS: [&str; 6] = ["TIER", "TYPE", "BREAKER", "USED", "OBJECTS", "QUEUED"];
+
+/// Tiers as rows of a table.
+fn tier_rows(tiers: &[TierState]) -> Vec<Vec<String>> {
+    tiers
+        .iter()
+        .map(|tier| {
+            let used = human_bytes(tier.used_bytes);
+            vec![
+                shown(&tier.name),
+                shown(&tier.type_name),
+                shown(&tier.breaker),
+                match tier.capacity_bytes {
+                    Some(capacity) => format!("{used} of {}", human_bytes(capacity)),
+                    None => used,
+                },
+                tier.object_count.to_string(),
+                format!("{} ({})", tier.queued_keys, human_bytes(tier.queued_bytes)),
+            ]
+        })
+        .collect()
 }
 
 /// Columns of [`session_rows`].

@@ -346,6 +346,44 @@ fn status_has_everything_for_programs_and_a_table_without_colours_in_a_pipe() {
 }
 
 #[test]
+fn status_shows_the_tiers_and_how_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (folder.path().join("good"), folder.path().join("bad"));
+    std::fs::write(&bad, "a file where a folder should be").unwrap();
+    let spec = |name: &str, path: &std::path::Path, more: &str| {
+        format!(r#"{{"type": "fs", "name": "{name}", "base_path": {path:?}{more}}}"#)
+    };
+    let daemon = Daemon::start(&[
+        "--l2-adapter",
+        &spec("disk", &good, r#", "max_capacity_gb": 1"#),
+        "--l2-adapter",
+        &spec("gone", &bad, r#", "required": false"#),
+    ]);
+    let session = daemon.session();
+    let id = keyspace(&session);
+    store(&session, id, &keys("k", 5), 4096);
+    let tiers = || run(&daemon, &["status", "--json"]).json()["daemon"]["tiers"].clone();
+    hostkv_tests::wait_until("the tier holds all", || tiers()[0]["object_count"] == 5);
+    let tiers = tiers();
+    for (field, wanted) in [("name", "disk"), ("type_name", "fs"), ("breaker", "closed")] {
+        assert_eq!(tiers[0][field], wanted);
+    }
+    assert!(tiers[0]["used_bytes"].as_u64().unwrap() >= 5 * 4096);
+    assert_eq!(tiers[0]["capacity_bytes"], 1_u64 << 30);
+    assert_eq!(tiers[0]["queued_keys"], 0);
+    assert_eq!(tiers[1]["name"], "gone");
+    assert_ne!(tiers[1]["breaker"], "closed");
+    let table = run(&daemon, &["status"]).done();
+    let row = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(row("TIER").contains("BREAKER"), "{table}");
+    assert!(row("disk").contains("closed"), "{table}");
+    assert!(row("disk").contains("of 1.0 GiB"), "{table}");
+    assert!(!row("gone").contains("closed"), "{table}");
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
 fn status_watch_goes_on_until_its_reader_has_gone_and_says_nothing_about_it() {
     let daemon = Daemon::start(&[]);
     let mut child = tool(&["status", "--watch", "--json"])

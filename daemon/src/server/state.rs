@@ -14,7 +14,7 @@ use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::version::{PACKAGE_VERSION, PROTOCOL_VERSION};
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::report::{
-    DaemonState, PoolCounters, PoolLimits, PoolUsage, Reloaded, SettingState, StatePage,
+    DaemonState, PoolCounters, PoolLimits, PoolUsage, Reloaded, SettingState, StatePage, TierState,
 };
 
 use super::session::Client;
@@ -22,6 +22,7 @@ use super::shared::Shared;
 use super::{SECOND_NS, snapshots};
 use crate::config::Config;
 use crate::store::Nanos;
+use crate::tiers::TierFigures;
 
 /// Sessions of one page: with names of 64 control characters they are half of a page, settings the other half.
 const SESSIONS_A_PAGE: usize = 32;
@@ -136,6 +137,7 @@ fn daemon(shared: &mut Shared, config: &Config, start: &StartFacts, now: Nanos) 
             reserve_quota_bytes: shared.store.reserve_quota_bytes(),
             max_sessions: u64::from(shared.limits.max_sessions),
         },
+        tiers: snapshot.tiers.into_iter().map(tier).collect(),
         settings: config
             .settings()
             .map(|(key, value, origin)| SettingState {
@@ -144,6 +146,19 @@ fn daemon(shared: &mut Shared, config: &Config, start: &StartFacts, now: Nanos) 
                 origin: cut(origin),
             })
             .collect(),
+    }
+}
+
+fn tier(figures: TierFigures) -> TierState {
+    TierState {
+        name: cut(figures.name),
+        type_name: figures.type_name.to_owned(),
+        breaker: figures.breaker.label().to_owned(),
+        used_bytes: figures.used_bytes,
+        capacity_bytes: figures.capacity_bytes,
+        object_count: figures.objects,
+        queued_keys: figures.queued_keys,
+        queued_bytes: figures.queued_bytes,
     }
 }
 

@@ -83,6 +83,9 @@ pub struct DaemonState {
     pub counters: PoolCounters,
     /// What holds now.
     pub limits: PoolLimits,
+    /// The tiers behind L1, in the order in which they are asked; empty = none, or a daemon that does not tell.
+    #[serde(default)]
+    pub tiers: Vec<TierState>,
     /// The configuration, in the order of `--help`.
     pub settings: Vec<SettingState>,
 }
@@ -182,6 +185,27 @@ pub struct PoolLimits {
     pub reserve_quota_bytes: u64,
     /// Most sessions.
     pub max_sessions: u64,
+}
+
+/// One tier behind L1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierState {
+    /// Its name, the label `l2_name` of the metrics.
+    pub name: String,
+    /// Its type, as `fs`.
+    pub type_name: String,
+    /// State of its breaker: `closed`, it works; `half_open`, that is being tried; `open`, nothing is asked of it.
+    pub breaker: String,
+    /// Bytes that it uses, as far as the daemon knows.
+    pub used_bytes: u64,
+    /// Bytes that it may use; `None` = not limited here.
+    pub capacity_bytes: Option<u64>,
+    /// Objects that it holds, as far as the daemon knows.
+    pub object_count: u64,
+    /// Objects that wait for it or that it is at work on.
+    pub queued_keys: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
 }
 
 /// One setting of the configuration.
