@@ -9,8 +9,8 @@ use hostkv::session::{KeyspaceConfig, Request, Session};
 use hostkv::{ChunkKey, KeyspaceId, Status};
 use hostkv_shm_protocol::wire::reply::Prefetched;
 use hostkv_tests::{
-    Daemon, DaemonSpec, Worker, assert_reads, end_with_parent, keys, keyspace, keyspace_config,
-    request, skip, store, wait_until,
+    Daemon, DaemonSpec, S3Server, Worker, assert_reads, end_with_parent, keys, keyspace,
+    keyspace_config, request, skip, store, wait_until,
 };
 
 const OBJECT_BYTES: u64 = 256 << 10;
@@ -467,6 +467,37 @@ fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss
         outcome(0, 0, Status::NotFound)
     );
     store(&writer, id, &keys("more", 8), OBJECT_BYTES);
+    first.finish();
+    second.finish();
+}
+
+#[test]
+fn what_one_daemon_stored_in_a_bucket_another_restores_bit_for_bit() {
+    let Some(s3) = S3Server::start("two daemons that share a bucket") else {
+        return;
+    };
+    let shared = s3.spec("kv-cache", r#", "name": "disk", "prefix": "test/""#);
+    let (first, second) = (with_tier(&shared).start(), with_tier(&shared).start());
+    let (writer, reader) = (first.session(), second.session());
+    let id = keyspace(&writer);
+    let other_id = keyspace(&reader);
+    let stored = keys("shared", 8);
+    store(&writer, id, &stored, OBJECT_BYTES);
+    wait_for_stores(&first, 8);
+    assert_eq!(
+        prefetch(&reader, other_id, &stored),
+        outcome(8, 8, Status::Ok)
+    );
+    assert_all_read(&reader, other_id, &stored);
+    assert_eq!(figure(&second, "loaded_keys_total"), 8);
+    assert_eq!(figure(&second, "store_keys_total"), 0);
+    // And the other way, of what the first has never seen.
+    let back = keys("back", 4);
+    store(&reader, other_id, &back, OBJECT_BYTES);
+    wait_for_stores(&second, 4);
+    assert_eq!(prefetch(&writer, id, &back), outcome(4, 4, Status::Ok));
+    assert_all_read(&writer, id, &back);
+    drop((writer, reader));
     first.finish();
     second.finish();
 }

@@ -25,6 +25,7 @@ mod manager;
 pub mod pattern;
 mod pool;
 mod raw;
+mod s3;
 mod scrape;
 mod skip;
 pub mod torture;
@@ -37,6 +38,7 @@ pub use pool::{
     reserve_items, seed, statuses_of, store, store_sized, wait_until,
 };
 pub use raw::{RawClient, Refused};
+pub use s3::S3Server;
 pub use scrape::{NINE, Scrape};
 pub use skip::{is_root, skip};
 pub use worker::{Worker, end_with_parent};

@@ -1,73 +1,22 @@
-//! A real S3 server: moto's, from a folder of Python's packages that `scripts/s3-server.sh` makes below target/.
+//! A real S3 server: moto's. It takes any credentials, so that those are refused by a server of the test's own.
 
-use super::server::{Server, free_port};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use super::server::free_port;
 use super::*;
 use hostkv_daemon::tiers::figures::FailureReason;
-use std::path::PathBuf;
-use std::process::Command;
+use hostkv_tests::S3Server;
 
 const LEN: u64 = 20 << 20;
 
-struct S3 {
-    port: u16,
-    secret: PathBuf,
-    _folder: tempfile::TempDir,
-    _server: Server,
-}
-
-impl S3 {
-    fn start() -> Option<S3> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/s3-server.sh");
-        let output = Command::new(script).output().unwrap();
-        let program = String::from_utf8(output.stdout).unwrap();
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
-            hostkv_tests::skip(&format!("a tier in S3: {why}"));
-            return None;
-        }
-        let port = free_port();
-        let mut command = Command::new(program.trim());
-        command
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .env("MOTO_ALLOW_NONEXISTENT_REGION", "true");
-        let server = Server::start(&mut command, port);
-        let folder = tempfile::tempdir().unwrap();
-        let secret = folder.path().join("secret");
-        std::fs::write(&secret, "any\n").unwrap();
-        let s3 = S3 {
-            port,
-            secret,
-            _folder: folder,
-            _server: server,
-        };
-        s3.request("PUT", "/kv-cache");
-        Some(s3)
-    }
-
-    /// One HTTP request without a body; the answer's head.
-    fn request(&self, method: &str, path: &str) -> String {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=any\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn spec(&self, bucket: &str, more: &str) -> String {
-        let (port, secret) = (self.port, &self.secret);
-        format!(
-            r#"{{"type": "s3", "endpoint": "http://127.0.0.1:{port}", "region": "us-east-1", "bucket": "{bucket}", "access_key_id": "any", "secret_access_key_file": {secret:?}, "timeout_ms": 30000{more}}}"#
-        )
-    }
+fn start() -> Option<S3Server> {
+    S3Server::start("a tier in S3")
 }
 
 #[test]
 fn what_was_stored_in_s3_is_loaded_bit_for_bit_after_a_restart() {
-    let Some(s3) = S3::start() else {
+    let Some(s3) = start() else {
         return;
     };
     round::round_trip(&s3.spec("kv-cache", ""));
@@ -85,13 +34,13 @@ fn what_was_stored_in_s3_is_loaded_bit_for_bit_after_a_restart() {
 
 #[test]
 fn a_bucket_or_an_endpoint_that_is_not_there_ends_the_start_with_one_sentence() {
-    let Some(s3) = S3::start() else {
+    let Some(s3) = start() else {
         return;
     };
     let nobody = format!(
         r#"{{"type": "s3", "endpoint": "http://127.0.0.1:{}", "region": "us-east-1", "bucket": "kv-cache", "access_key_id": "any", "secret_access_key_file": {:?}, "timeout_ms": 3000}}"#,
         free_port(),
-        s3.secret
+        s3.secret()
     );
     for spec in [s3.spec("no-such-bucket", ""), nobody] {
         let sentence = Pool::try_open(&[spec]).err().unwrap();
@@ -104,9 +53,68 @@ fn a_bucket_or_an_endpoint_that_is_not_there_ends_the_start_with_one_sentence() 
     }
 }
 
+/// Answers every request as S3 does when it does not know the key; gives the port. Ends with the test's process.
+fn refuses_every_key() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let mut head = Vec::new();
+            let mut piece = [0; 4096];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut piece) {
+                    Ok(count) if count > 0 => head.extend(&piece[..count]),
+                    _ => break,
+                }
+            }
+            let body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>InvalidAccessKeyId</Code>\
+                        <Message>The AWS Access Key Id you provided does not exist in our records.</Message>\
+                        <RequestId>1</RequestId></Error>";
+            let answer = format!(
+                "HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            // The answer to HEAD has no body.
+            let body = if head.starts_with(b"HEAD") { "" } else { body };
+            // Whoever has gone is not told.
+            let _ = stream.write_all(format!("{answer}{body}").as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn credentials_that_a_stand_in_for_s3_refuses_end_the_start_with_one_sentence_without_the_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "hunter2\n").unwrap();
+    let port = refuses_every_key();
+    let spec = |more: &str| {
+        format!(
+            r#"{{"type": "s3", "endpoint": "http://127.0.0.1:{port}", "region": "us-east-1", "bucket": "kv-cache", "access_key_id": "nobody", "secret_access_key_file": {secret:?}, "timeout_ms": 5000{more}}}"#
+        )
+    };
+    let sentence = Pool::try_open(&[spec("")]).err().unwrap();
+    assert!(
+        sentence.starts_with("--l2-adapter #1 (s3): bucket \"kv-cache\""),
+        "{sentence}"
+    );
+    for part in ["PermissionDenied", "credentials", "\"required\": false"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert!(
+        !sentence.contains('\n') && !sentence.contains("hunter"),
+        "{sentence}"
+    );
+    // Not required, it is there without being asked.
+    let mut pool = Pool::open(&[spec(r#", "required": false"#)]);
+    assert!(pool.store(1, range(0, 4096)).is_empty());
+}
+
 #[test]
 fn two_daemons_share_a_bucket() {
-    let Some(s3) = S3::start() else {
+    let Some(s3) = start() else {
         return;
     };
     let mut first = Pool::open(&[s3.spec("kv-cache", "")]);
