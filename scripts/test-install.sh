@@ -190,6 +190,15 @@ check_with systemd-analyze "the units are verified without a word" verified
 check_with systemd-analyze "hostkvd.service is exposed by 1.5 at most" exposure hostkvd.service
 check_with systemd-analyze "hostkvd@.service is exposed by 1.5 at most" exposure hostkvd@.service
 
+# What docs/tiers.md promises a tier of files, in a unit that may write nowhere else.
+cache_of_its_own() {
+  local units=$prefix/lib/systemd/system
+  grep -x 'ProtectSystem=strict' "$units/hostkvd.service"
+  grep -x 'CacheDirectory=hostkv' "$units/hostkvd.service"
+  grep -x 'CacheDirectory=hostkv-%i' "$units/hostkvd@.service"
+}
+check "a unit has a cache directory for a tier of files" cache_of_its_own
+
 enough_descriptors() {
   local limit needed
   limit=$(sed -n 's/^LimitNOFILE=//p' "$prefix/lib/systemd/system/hostkvd.service")
