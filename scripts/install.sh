@@ -50,8 +50,9 @@ group_test() {
   need mmdebstrap has mmdebstrap
   # For the manifests of containers.
   need python3-yaml python3 -c 'import yaml'
-  # For the tiers.
+  # For the tiers, and for two hosts that share one.
   need redis-server has redis-server
+  need iproute2 has ip
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff
   need chromium has chromium

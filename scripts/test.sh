@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom shuttle c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo fuzz planted sanitize)
+steps=(format lint scripts header abi build unit loom shuttle c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo two_hosts fuzz planted sanitize)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -99,6 +99,12 @@ step_demo() {
   OMP_WAIT_POLICY=passive "$target/examples/hostkv-llama" --model "${models[0]}" --tokens 600 \
     --socket /nonexistent/hostkv.sock --verify
   echo "without a daemon the engine answers all the same"
+}
+
+# The same engine on two hosts, which are network namespaces, with each kind of store between them.
+step_two_hosts() {
+  scripts/two-hosts.sh --model tiny
+  scripts/two-hosts.sh --model tiny --store s3
 }
 
 if [[ ${1-} == --list ]]; then
