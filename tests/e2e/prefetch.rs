@@ -2,20 +2,13 @@
 
 use hostkv::Status;
 use hostkv::session::Request;
-use hostkv_shm_protocol::wire::reply::Prefetched;
-use hostkv_tests::{Daemon, Worker, assert_reads, keys, keyspace, request, store, wait_until};
+use hostkv_tests::{
+    Daemon, Worker, assert_reads, keys, keyspace, outcome, overfill, request, store, wait_until,
+};
 
 use crate::assert_refused;
 
 const OBJECT_BYTES: u64 = 256 << 10;
-
-fn outcome(prefix_count: u32, status: Status) -> Prefetched {
-    Prefetched {
-        prefix_count,
-        loaded_count: 0,
-        status,
-    }
-}
 
 #[test]
 fn what_a_prefetch_keeps_is_not_evicted_until_it_ends() {
@@ -25,29 +18,14 @@ fn what_a_prefetch_keeps_is_not_evicted_until_it_ends() {
     let kept = keys("kept", 4);
     store(&session, id, &kept, OBJECT_BYTES);
     let prefetch = session.prefetch(id, &kept, &request(0)).unwrap();
-    assert_eq!(prefetch.wait(5000).unwrap(), outcome(4, Status::Ok));
-    // Four times the pool of 32 MiB.
-    for round in 0..4 {
-        store(
-            &session,
-            id,
-            &keys(&format!("other{round}"), 128),
-            OBJECT_BYTES,
-        );
-    }
+    assert_eq!(prefetch.wait(5000).unwrap(), outcome(4, 0, Status::Ok));
+    overfill(&session, id, "other", OBJECT_BYTES);
     let lease = session.acquire(id, &kept, &request(0)).unwrap();
     assert_eq!(lease.prefix_count(), 4);
     (0..4).for_each(|index| assert_reads(&lease, index, &kept[index]));
     lease.release().unwrap();
     prefetch.end().unwrap();
-    for round in 0..4 {
-        store(
-            &session,
-            id,
-            &keys(&format!("more{round}"), 128),
-            OBJECT_BYTES,
-        );
-    }
+    overfill(&session, id, "more", OBJECT_BYTES);
     assert_eq!(session.lookup(id, &kept, None).unwrap(), 0);
     let scrape = daemon.scrape();
     assert_eq!(scrape.counter("sm_read_requests_total"), 1);
@@ -67,7 +45,7 @@ fn a_prefetch_is_charged_to_the_pin_quota_and_a_33rd_is_refused() {
     let quota = session.info().unwrap().pin_quota_bytes / OBJECT_BYTES;
     assert_eq!(
         prefetch.wait(5000).unwrap(),
-        outcome(quota as u32, Status::Quota)
+        outcome(quota as u32, 0, Status::Quota)
     );
     let open: Vec<_> = (0..31)
         .map(|_| session.prefetch(id, &many[..1], &request(0)).unwrap())
@@ -118,11 +96,11 @@ fn a_prefetch_outlives_its_session_and_a_dead_daemon() {
     session.ping().unwrap();
     session.close().unwrap();
     assert_refused(session.prefetch(id, &kept, &named), Status::InvalidArgument);
-    assert_eq!(first.wait(5000).unwrap(), outcome(2, Status::Ok));
+    assert_eq!(first.wait(5000).unwrap(), outcome(2, 0, Status::Ok));
     daemon.kill();
     // What it answered before its death counts, and is answered again.
-    assert_eq!(second.wait(5000).unwrap(), outcome(2, Status::Ok));
-    assert_eq!(first.wait(0).unwrap(), outcome(2, Status::Ok));
+    assert_eq!(second.wait(5000).unwrap(), outcome(2, 0, Status::Ok));
+    assert_eq!(first.wait(0).unwrap(), outcome(2, 0, Status::Ok));
     second.end().unwrap();
     first.end().unwrap();
 }

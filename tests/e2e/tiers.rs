@@ -10,7 +10,7 @@ use hostkv::{ChunkKey, KeyspaceId, Status};
 use hostkv_shm_protocol::wire::reply::Prefetched;
 use hostkv_tests::{
     Daemon, DaemonSpec, S3Server, Worker, assert_reads, end_with_parent, keys, keyspace,
-    keyspace_config, request, skip, store, wait_until,
+    keyspace_config, outcome, overfill, request, skip, store, wait_until,
 };
 
 const OBJECT_BYTES: u64 = 256 << 10;
@@ -53,14 +53,6 @@ fn prefetch(session: &Session, id: KeyspaceId, keys: &[ChunkKey]) -> Prefetched 
     let outcome = prefetch.wait(30_000).unwrap();
     prefetch.end().unwrap();
     outcome
-}
-
-fn outcome(prefix_count: u32, loaded_count: u32, status: Status) -> Prefetched {
-    Prefetched {
-        prefix_count,
-        loaded_count,
-        status,
-    }
 }
 
 /// Panics unless all keys are readable, each with its own bytes.
@@ -113,14 +105,7 @@ fn what_was_evicted_comes_back_and_is_kept_for_the_read_that_follows() {
     let stored = keys("stored", 8);
     store(&session, id, &stored, OBJECT_BYTES);
     wait_for_stores(&daemon, 8);
-    for round in 0..4 {
-        store(
-            &session,
-            id,
-            &keys(&format!("more{round}"), 128),
-            OBJECT_BYTES,
-        );
-    }
+    overfill(&session, id, "more", OBJECT_BYTES);
     assert_eq!(session.lookup(id, &stored, None).unwrap(), 0);
     let named = Request {
         request_id: Some("request-1"),
@@ -128,14 +113,7 @@ fn what_was_evicted_comes_back_and_is_kept_for_the_read_that_follows() {
     };
     let kept = session.prefetch(id, &stored, &named).unwrap();
     assert_eq!(kept.wait(30_000).unwrap(), outcome(8, 8, Status::Ok));
-    for round in 0..4 {
-        store(
-            &session,
-            id,
-            &keys(&format!("other{round}"), 128),
-            OBJECT_BYTES,
-        );
-    }
+    overfill(&session, id, "other", OBJECT_BYTES);
     let lease = session.acquire(id, &stored, &named).unwrap();
     assert_eq!(lease.prefix_count(), 8);
     (0..8).for_each(|index| assert_reads(&lease, index, &stored[index]));

@@ -34,8 +34,8 @@ mod worker;
 pub use daemon::{Daemon, DaemonSpec, FailedStart, daemon_program};
 pub use manager::{Manager, Notice};
 pub use pool::{
-    Random, assert_reads, fill, is_filled, key, keys, keyspace, keyspace_config, request,
-    reserve_items, seed, statuses_of, store, store_sized, wait_until,
+    Random, assert_reads, fill, is_filled, key, keys, keyspace, keyspace_config, outcome, overfill,
+    request, reserve_items, seed, statuses_of, store, store_sized, wait_until,
 };
 pub use raw::{RawClient, Refused};
 pub use s3::S3Server;

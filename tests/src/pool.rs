@@ -9,6 +9,7 @@ use hostkv::lease::Lease;
 use hostkv::reservation::Reservation;
 use hostkv::session::{KeyspaceConfig, Request, ReserveItem, Session};
 use hostkv::{ChunkKey, KeyspaceId, Status};
+use hostkv_shm_protocol::wire::reply::Prefetched;
 
 /// Key number `number` of a family.
 pub fn key(family: &str, number: usize) -> ChunkKey {
@@ -125,6 +126,21 @@ pub fn store(session: &Session, keyspace: KeyspaceId, keys: &[ChunkKey], len_byt
     for batch in keys.chunks(batch_keys as usize) {
         let reservation = store_sized(session, keyspace, &reserve_items(batch, len_bytes));
         reservation.commit().unwrap();
+    }
+}
+
+/// Stores new objects of a family, four times what the pool holds: whatever may be evicted is.
+pub fn overfill(session: &Session, keyspace: KeyspaceId, family: &str, len_bytes: u64) {
+    let count = 4 * session.figures().unwrap().capacity_bytes / len_bytes;
+    store(session, keyspace, &keys(family, count as usize), len_bytes);
+}
+
+/// What a prefetch comes to.
+pub fn outcome(prefix_count: u32, loaded_count: u32, status: Status) -> Prefetched {
+    Prefetched {
+        prefix_count,
+        loaded_count,
+        status,
     }
 }
 
