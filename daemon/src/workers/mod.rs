@@ -140,9 +140,9 @@ impl PayloadBytes {
         while bytes.len() < len_bytes as usize {
             let count = words.copy_out(next, &mut chunk);
             next += count;
-            for word in &chunk[..count] {
-                bytes.extend_from_slice(&word.to_ne_bytes());
-            }
+            // SAFETY: each word is eight bytes, all of them written.
+            let copied = unsafe { std::slice::from_raw_parts(chunk.as_ptr().cast(), count * 8) };
+            bytes.extend_from_slice(copied);
         }
         bytes.truncate(len_bytes as usize);
         Ok(bytes)
