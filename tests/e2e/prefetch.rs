@@ -18,7 +18,7 @@ fn what_a_prefetch_keeps_is_not_evicted_until_it_ends() {
     let kept = keys("kept", 4);
     store(&session, id, &kept, OBJECT_BYTES);
     let prefetch = session.prefetch(id, &kept, &request(0)).unwrap();
-    assert_eq!(prefetch.wait(5000).unwrap(), outcome(4, 0, Status::Ok));
+    assert_eq!(prefetch.wait(30_000).unwrap(), outcome(4, 0, Status::Ok));
     overfill(&session, id, "other", OBJECT_BYTES);
     let lease = session.acquire(id, &kept, &request(0)).unwrap();
     assert_eq!(lease.prefix_count(), 4);
@@ -44,7 +44,7 @@ fn a_prefetch_is_charged_to_the_pin_quota_and_a_33rd_is_refused() {
     let prefetch = session.prefetch(id, &many, &request(0)).unwrap();
     let quota = session.info().unwrap().pin_quota_bytes / OBJECT_BYTES;
     assert_eq!(
-        prefetch.wait(5000).unwrap(),
+        prefetch.wait(30_000).unwrap(),
         outcome(quota as u32, 0, Status::Quota)
     );
     let open: Vec<_> = (0..31)
@@ -96,10 +96,10 @@ fn a_prefetch_outlives_its_session_and_a_dead_daemon() {
     session.ping().unwrap();
     session.close().unwrap();
     assert_refused(session.prefetch(id, &kept, &named), Status::InvalidArgument);
-    assert_eq!(first.wait(5000).unwrap(), outcome(2, 0, Status::Ok));
+    assert_eq!(first.wait(30_000).unwrap(), outcome(2, 0, Status::Ok));
     daemon.kill();
     // What it answered before its death counts, and is answered again.
-    assert_eq!(second.wait(5000).unwrap(), outcome(2, 0, Status::Ok));
+    assert_eq!(second.wait(30_000).unwrap(), outcome(2, 0, Status::Ok));
     assert_eq!(first.wait(0).unwrap(), outcome(2, 0, Status::Ok));
     second.end().unwrap();
     first.end().unwrap();

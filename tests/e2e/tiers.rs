@@ -15,19 +15,29 @@ use hostkv_tests::{
 
 const OBJECT_BYTES: u64 = 256 << 10;
 
+/// Longer than any test: nothing is late, however busy the machine is.
+const NEVER_MS: u64 = 600_000;
+/// A slow operation takes half of it, and has as much again before it is late.
+const SLOW_MS: u64 = 4000;
+/// Soon, where a test waits for what is late.
+const SOON_MS: u64 = 500;
+
 /// An fs tier in this folder, under the name `disk`.
-fn fs(folder: &Path) -> String {
+fn fs_within(timeout_ms: u64, folder: &Path) -> String {
     format!(
-        r#"{{"type": "fs", "name": "disk", "base_path": "{}", "timeout_ms": 2000}}"#,
-        folder.display()
+        r#"{{"type": "fs", "name": "disk", "base_path": {folder:?}, "timeout_ms": {timeout_ms}}}"#
     )
 }
 
+fn fs(folder: &Path) -> String {
+    fs_within(NEVER_MS, folder)
+}
+
 /// The same, with every operation failing in this way.
-fn faulty(kind: &str, rate: f64, folder: &Path) -> String {
+fn faulty(kind: &str, timeout_ms: u64, folder: &Path) -> String {
     format!(
-        r#"{{"type": "fault_inject", "kind": "{kind}", "rate": {rate}, "seed": 7, "inner": {}}}"#,
-        fs(folder)
+        r#"{{"type": "fault_inject", "kind": "{kind}", "inner": {}}}"#,
+        fs_within(timeout_ms, folder)
     )
 }
 
@@ -45,6 +55,18 @@ fn wait_for_stores(daemon: &Daemon, count: u64) {
     wait_until("the tier holds what was committed", || {
         figure(daemon, "stored_keys_total") >= count
     });
+}
+
+/// Keys that an earlier daemon stored in a tier in this folder.
+fn stored_before(folder: &Path) -> Vec<ChunkKey> {
+    let mut daemon = with_tier(&fs(folder)).start();
+    let session = daemon.session();
+    let stored = keys("stored", 2);
+    store(&session, keyspace(&session), &stored, OBJECT_BYTES);
+    wait_for_stores(&daemon, 2);
+    drop(session);
+    daemon.stop();
+    stored
 }
 
 /// What a prefetch of these keys comes to; it is ended.
@@ -183,7 +205,7 @@ fn an_object_of_another_layout_or_tenant_is_a_miss() {
 #[test]
 fn a_damaged_object_is_a_miss_and_never_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = with_tier(&faulty("corrupt", 1.0, folder.path())).start();
+    let daemon = with_tier(&faulty("corrupt", NEVER_MS, folder.path())).start();
     let session = daemon.session();
     let id = keyspace(&session);
     let stored = keys("stored", 4);
@@ -205,7 +227,7 @@ fn a_damaged_object_is_a_miss_and_never_bytes() {
 fn two_sessions_that_want_the_same_keys_cost_one_load() {
     let folder = tempfile::tempdir().unwrap();
     // Slow, so that the second asks while the first waits.
-    let daemon = with_tier(&faulty("slow", 1.0, folder.path())).start();
+    let daemon = with_tier(&faulty("slow", SLOW_MS, folder.path())).start();
     let (first, second) = (daemon.session(), daemon.session());
     let id = keyspace(&first);
     let other_id = keyspace(&second);
@@ -226,7 +248,7 @@ fn two_sessions_that_want_the_same_keys_cost_one_load() {
 #[test]
 fn a_worker_that_is_killed_while_its_keys_are_loaded_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = with_tier(&faulty("slow", 1.0, folder.path())).start();
+    let daemon = with_tier(&faulty("slow", SLOW_MS, folder.path())).start();
     let session = daemon.session();
     let id = keyspace(&session);
     store(&session, id, &keys("stored", 4), OBJECT_BYTES);
@@ -255,7 +277,7 @@ fn a_worker_that_is_killed_while_its_keys_are_loaded_leaves_nothing_behind() {
 fn a_tier_that_is_slow_hangs_or_fails_moves_nobody_and_loses_nothing_of_l1() {
     for kind in ["error", "slow", "hang", "lose", "full"] {
         let folder = tempfile::tempdir().unwrap();
-        let daemon = with_tier(&faulty(kind, 1.0, folder.path())).start();
+        let daemon = with_tier(&faulty(kind, SOON_MS, folder.path())).start();
         let session = daemon.session();
         let id = keyspace(&session);
         // Eight times the pool: every reserve is granted whatever the tier holds on to.
@@ -285,15 +307,8 @@ fn a_tier_that_is_slow_hangs_or_fails_moves_nobody_and_loses_nothing_of_l1() {
 #[test]
 fn a_hanging_tier_lets_a_prefetch_wait_and_be_ended_whatever_becomes_of_the_daemon() {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = with_tier(&fs(folder.path())).start();
-    let session = daemon.session();
-    let id = keyspace(&session);
-    let stored = keys("stored", 2);
-    store(&session, id, &stored, OBJECT_BYTES);
-    wait_for_stores(&daemon, 2);
-    drop(session);
-    daemon.stop();
-    let daemon = with_tier(&faulty("hang", 1.0, folder.path())).start();
+    let stored = stored_before(folder.path());
+    let daemon = with_tier(&faulty("hang", NEVER_MS, folder.path())).start();
     let session = daemon.session();
     let id = keyspace(&session);
     let waiting = session.prefetch(id, &stored, &request(0)).unwrap();
@@ -301,24 +316,37 @@ fn a_hanging_tier_lets_a_prefetch_wait_and_be_ended_whatever_becomes_of_the_daem
     // Everything else goes on.
     store(&session, id, &keys("other", 8), OBJECT_BYTES);
     waiting.end().unwrap();
-    let again = session.prefetch(id, &stored, &request(0)).unwrap();
-    assert_eq!(
-        again.wait(30_000).unwrap().prefix_count,
-        0,
-        "the deadline makes a miss of it"
-    );
-    again.end().unwrap();
     let waiting = session.prefetch(id, &stored, &request(0)).unwrap();
+    crate::assert_refused(waiting.wait(50), Status::Timeout);
     daemon.kill();
-    crate::assert_refused(waiting.wait(5000), Status::Disconnected);
+    crate::assert_refused(waiting.wait(30_000), Status::Disconnected);
     waiting.end().unwrap();
+}
+
+#[test]
+fn a_prefetch_of_a_hanging_tier_is_a_miss_at_its_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = stored_before(folder.path());
+    let daemon = with_tier(&faulty("hang", SOON_MS, folder.path())).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    assert_eq!(
+        prefetch(&session, id, &stored),
+        outcome(0, 0, Status::NotFound)
+    );
+    // One that is late does not open the breaker: it was the deadline that answered.
+    let scrape = daemon.scrape();
+    let late = "hostkv_l2_lookup_failures_total{l2_name=\"disk\",reason=\"timeout\"}";
+    assert_eq!(scrape.sample(late), 1.0);
+    assert_eq!(figure(&daemon, "breaker_openings_total"), 0);
+    daemon.finish();
 }
 
 /// A thread that is gone would leave tasks unanswered and their bytes pinned for good.
 #[test]
 fn a_panic_of_a_tiers_thread_ends_the_daemon_and_is_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = with_tier(&faulty("panic", 1.0, folder.path())).start();
+    let mut daemon = with_tier(&faulty("panic", NEVER_MS, folder.path())).start();
     let session = daemon.session();
     let id = keyspace(&session);
     store(&session, id, &keys("stored", 1), OBJECT_BYTES);
@@ -417,7 +445,7 @@ fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss
         return;
     };
     let shared = format!(
-        r#"{{"type": "resp", "name": "disk", "unix_socket": "{}", "prefix": "test:", "timeout_ms": 1000}}"#,
+        r#"{{"type": "resp", "name": "disk", "unix_socket": "{}", "prefix": "test:", "timeout_ms": 30000}}"#,
         folder.path().join("redis.sock").display()
     );
     let (first, second) = (with_tier(&shared).start(), with_tier(&shared).start());
