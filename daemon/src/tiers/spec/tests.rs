@@ -143,7 +143,7 @@ fn each_wrong_spec_is_refused_with_one_sentence_that_says_what_is_allowed() {
         ),
         (
             r#"{"type": "fault_inject", "inner": {"type": "fs", "base_path": "/a"}, "kind": "odd"}"#,
-            "field 'kind' of type 'fault_inject' is \"odd\"; allowed is error, slow, hang, lose, corrupt, full",
+            "field 'kind' of type 'fault_inject' is \"odd\"; allowed is error, slow, hang, lose, corrupt, full, panic",
         ),
         (
             r#"{"type": "fault_inject", "inner": {"type": "fs"}}"#,
