@@ -57,6 +57,21 @@ pub fn cpu_ns(pid: u32) -> Result<u64, String> {
     Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
+/// Nanoseconds of CPU that children of this process have used which ended and were waited for.
+pub fn ended_children_cpu_ns() -> u64 {
+    // SAFETY: all fields are numbers, which may be 0.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the usage is written, nothing else.
+    let code = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) };
+    if code != 0 {
+        return 0;
+    }
+    [usage.ru_utime, usage.ru_stime]
+        .iter()
+        .map(|time| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000)
+        .sum()
+}
+
 /// Nanoseconds of CPU that the first thread of the process has used.
 pub fn first_thread_cpu_ns(pid: u32) -> Result<u64, String> {
     let path = format!("/proc/{pid}/task/{pid}/schedstat");

@@ -48,7 +48,7 @@ pub fn runs<T>(others: &[u32], run: impl FnMut() -> Result<T, String>) -> Result
 }
 
 /// The same for work in which this process and `ours` have more to do at once than there are processors, so that they wait
-/// for each other: what counts is what the processors did for anybody else.
+/// for each other: what counts is what the processors did for anybody else. Children that ended meanwhile are ours, too.
 pub fn crowded_runs<T>(
     ours: &[u32],
     run: impl FnMut() -> Result<T, String>,
@@ -104,7 +104,8 @@ fn watched<T>(
             let ours: u64 = std::iter::once(&own)
                 .chain(pids)
                 .filter_map(|pid| machine::cpu_ns(*pid).ok())
-                .sum();
+                .sum::<u64>()
+                + machine::ended_children_cpu_ns();
             (machine::busy_ns() as f64 - ours as f64) / machine::cpu_count() as f64
         }
     };

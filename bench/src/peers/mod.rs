@@ -6,7 +6,7 @@
 mod lmdb;
 mod memcached;
 mod plasma;
-mod redis;
+pub mod redis;
 mod server;
 
 use crate::report::Report;

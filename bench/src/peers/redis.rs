@@ -4,6 +4,7 @@ use super::Peer;
 use super::server::Server;
 use crate::limits::copy;
 use hostkv::ChunkKey;
+use std::path::PathBuf;
 
 /// Most commands that are sent before the answers are read, so that neither side waits for room in a socket.
 const PIPELINE: usize = 256;
@@ -41,6 +42,16 @@ impl Redis {
             message: Vec::new(),
             object: Vec::new(),
         })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.server.socket()
     }
 
     /// Begins a command of this many words.

@@ -3,12 +3,13 @@
 use crate::pool::end_with_parent;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const START: Duration = Duration::from_secs(10);
 const CALL: Duration = Duration::from_secs(60);
+const SOCKET: &str = "peer.sock";
 
 /// A running server and one connection, with a buffer for what it says.
 pub struct Server {
@@ -17,7 +18,7 @@ pub struct Server {
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -27,7 +28,7 @@ impl Server {
         arguments: impl FnOnce(&Path, &Path) -> Vec<String>,
     ) -> Result<Server, String> {
         let folder = tempfile::tempdir().map_err(|error| format!("temporary folder: {error}"))?;
-        let socket = folder.path().join("peer.sock");
+        let socket = folder.path().join(SOCKET);
         let mut command = Command::new(program);
         command
             .args(arguments(&socket, folder.path()))
@@ -68,7 +69,7 @@ impl Server {
                 buffer: vec![0; 64 << 10],
                 begin: 0,
                 end: 0,
-                _folder: folder,
+                folder,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -76,6 +77,16 @@ impl Server {
                 Err(error)
             }
         }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
     }
 
     /// Sends all of it.

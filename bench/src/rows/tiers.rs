@@ -1,6 +1,15 @@
-//! The rows of the tiers: what storing and loading objects costs beside what the store itself can do in the same run.
+//! The rows of the tiers: what storing and loading objects costs beside what the store itself can do in the same run, and
+//! what a tier that does not work costs those who read L1.
+//!
+//! ```text
+//!   disk       fs     beside threads that write and read files with O_DIRECT
+//!   redis      resp   beside redis-benchmark on the same socket
+//!   stalled    acquires beside a tier that hangs, is slow or fails, and without one
+//! ```
 
 mod disk;
+mod redis;
+mod stalled;
 
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -34,7 +43,9 @@ struct Times {
 
 /// The rows of all tiers; what can't be had here is absent.
 pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
-    disk::rows(report)
+    disk::rows(report)?;
+    redis::rows(report)?;
+    stalled::rows(report)
 }
 
 /// The two rows of runs with objects of this length.
