@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, with the place and the error"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hostkv_fuzz_bodies::TARGETS;
+use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType};
+use hostkv_shm_protocol::wire::reply::Reply;
+use hostkv_shm_protocol::wire::request::Request;
 
 /// Time for the damaged files of one target.
 const DAMAGE_WITHIN: Duration = Duration::from_secs(3);
@@ -133,6 +137,44 @@ fn no_control_segment_harms_a_client() {
 #[test]
 fn no_configuration_harms_the_start() {
     replay("config");
+}
+
+/// From one that is understood, damage reaches every field behind the type.
+#[test]
+fn the_corpus_of_frames_has_each_request_and_each_reply() {
+    let mut understood = BTreeSet::new();
+    for path in files_of("corpus", "frames") {
+        let mut data = fs::read(path).unwrap();
+        // As the target does: the frame says its true length.
+        let len = data.len() as u32;
+        if let Some(said) = data.get_mut(..4) {
+            said.copy_from_slice(&len.to_le_bytes());
+        }
+        if let Ok((header, body)) = FrameHeader::decode(&data) {
+            let number = header.message as u16;
+            if Request::decode(&header, body.clone()).is_ok() {
+                understood.insert((number, "request"));
+            }
+            if Reply::decode(&header, body).is_ok() {
+                understood.insert((number, "reply"));
+            }
+        }
+    }
+    let all =
+        (1..=u16::MAX).map_while(|number| MessageType::from_number(number).map(|m| (number, m)));
+    let missing: Vec<_> = all
+        .flat_map(|(number, message)| {
+            let kinds: &[&str] = match message {
+                // These two have decoders of their own.
+                MessageType::Challenge | MessageType::Hello => &[],
+                MessageType::Error => &["reply"],
+                _ => &["request", "reply"],
+            };
+            kinds.iter().map(move |kind| (message, (number, *kind)))
+        })
+        .filter(|(_, seed)| !understood.contains(seed))
+        .collect();
+    assert!(missing.is_empty(), "no file is one of {missing:?}");
 }
 
 #[test]
