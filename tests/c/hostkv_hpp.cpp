@@ -212,13 +212,14 @@ void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &key
     CHECK(value(mixed.release()));
 
     // Commit and go on with the next: its items are there, and so is what was committed.
-    static_cast<void>(value(keyspace.remove({keys[3]})));
-    hostkv::Reservation first = value(keyspace.reserve({{keys[3], object_bytes}}));
-    CHECK(fill(first) == 1);
-    hostkv::Reservation second = value(first.commit_and_reserve(keyspace, {{keys[3], object_bytes}, {keys[2], object_bytes}}));
-    CHECK(!first && second.size() == 2 && second[0].status == hostkv::Status::exists && bool(second[1]));
-    CHECK(FAULT_OF(second.commit_and_reserve(keyspace, {{keys[2], 0}})) == hostkv::Status::invalid_argument && !second);
-    CHECK(value(keyspace.lookup({keys[3]})) == 1 && value(keyspace.lookup({keys[2]})) == 0);
+    const hostkv::Key now = value(hostkv::key_from_bytes("now")), then = value(hostkv::key_from_bytes("then"));
+    static_cast<void>(value(keyspace.remove({now, then})));
+    hostkv::Reservation batch = value(keyspace.reserve({{now, object_bytes}}));
+    CHECK(fill(batch) == 1);
+    hostkv::Reservation next = value(batch.commit_and_reserve(keyspace, {{now, object_bytes}, {then, object_bytes}}));
+    CHECK(!batch && next.size() == 2 && next[0].status == hostkv::Status::exists && bool(next[1]));
+    CHECK(FAULT_OF(next.commit_and_reserve(keyspace, {{then, 0}})) == hostkv::Status::invalid_argument && !next);
+    CHECK(value(keyspace.lookup({now})) == 1 && value(keyspace.lookup({then})) == 0);
 
     // Key 2 is missing: a prefix stops there, all present ones do not.
     CHECK(value(keyspace.acquire(keys)).prefix_count() == 2);

@@ -158,9 +158,9 @@ fn a_writer_of_batch_after_batch_makes_one_round_trip_a_batch() {
     // Three parts for each batch: copy, commit with the next reserve, and what lies between two batches.
     assert_eq!((parts.len() - 1) % 3, 0);
     let batches: Vec<_> = parts[1..].chunks_exact(3).collect();
-    assert!(batches.len() > 20, "{}", batches.len());
-    let (_, but_the_last) = batches.split_last().unwrap();
-    for batch in but_the_last {
+    assert!(batches.len() > 40, "{}", batches.len());
+    // In the first ones the allocator gets its memory; behind the last one the session ends.
+    for batch in &batches[batches.len() - 20..batches.len() - 1] {
         assert!(batch[0].is_empty(), "copy of 32 objects: {:?}", batch[0]);
         assert_one_trip("commit and reserve", &batch[1]);
     }
