@@ -215,6 +215,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether so many bytes more may wait.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.queued_bytes + bytes <= self.limit_bytes
+    }
+
     /// Frames that wait to be sent.
     pub fn waiting_count(&self) -> usize {
         self.queue.len()

@@ -26,7 +26,7 @@ use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, NONCE_BYTE
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::report::SessionState;
 use hostkv_shm_protocol::wire::request::Request;
-use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, WireError};
+use hostkv_shm_protocol::wire::{MAX_FRAME_BYTES, MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
 use super::liveness::{self, LeaseFile, Use};
@@ -97,6 +97,8 @@ pub struct Asked {
     timed: Option<TimedRequest>,
     /// When its frame was read.
     since: Nanos,
+    /// At least the length of its reply, where that may be long.
+    reply_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -204,14 +206,19 @@ impl Client {
         matches!(self.state, State::Orphaned { .. })
     }
 
-    /// Whether another frame may be read: not while too many requests wait for the store or for the client to read.
+    /// Whether another frame may be read: not while too many requests wait for the store or for the client to read, or while
+    /// their replies leave no room for another. A client that reads its replies late is served late, and not cut off.
     pub fn may_read(&self) -> bool {
         match &self.state {
             State::AwaitHello { .. } => true,
             State::Serving {
                 connection,
                 session,
-            } => session.parked.len() + connection.waiting_count() < MAX_OUTSTANDING,
+            } => {
+                let parked_bytes: usize = session.parked.values().map(|a| a.reply_bytes).sum();
+                session.parked.len() + connection.waiting_count() < MAX_OUTSTANDING
+                    && connection.has_room_for(parked_bytes + MAX_FRAME_BYTES)
+            }
             State::Orphaned { .. } | State::Ended => false,
         }
     }
@@ -363,6 +370,7 @@ impl Client {
             reply_to: (header.flags & flags::NO_REPLY == 0).then_some(header.request_id),
             timed: timed(&request),
             since: now,
+            reply_bytes: request.reply_bytes(),
         };
         match request::execute(&mut shared.store, &caller, request, now) {
             Answer::Reply(reply) => self.answer(shared, asked, &reply),

@@ -248,8 +248,8 @@ impl Audit {
     }
 }
 
-const RESERVED_ITEM_BYTES: usize = 28;
-const COMMITTED_ITEM_BYTES: usize = 16;
+pub(super) const RESERVED_ITEM_BYTES: usize = 28;
+pub(super) const COMMITTED_ITEM_BYTES: usize = 16;
 
 impl Reply {
     /// The message type.

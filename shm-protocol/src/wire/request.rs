@@ -2,6 +2,7 @@
 
 use super::codec::{Cursor, Writer};
 use super::header::{FrameHeader, MessageType, flags};
+use super::reply::{COMMITTED_ITEM_BYTES, RESERVED_ITEM_BYTES};
 use super::{
     MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_DEVICE_BYTES, MAX_LIST_OBJECTS, MAX_MODEL_NAME_BYTES,
     MAX_REQUEST_ID_BYTES, WireError,
@@ -192,6 +193,20 @@ impl Request {
             Request::Prefetch(_) => MessageType::Prefetch,
             Request::PrefetchEnd { .. } => MessageType::PrefetchEnd,
         }
+    }
+
+    /// At least the length of the reply in bytes, where that grows with the request.
+    pub fn reply_bytes(&self) -> usize {
+        const REST_BYTES: usize = 64;
+        let reserved = |reserve: &Reserve| reserve.items.len() * RESERVED_ITEM_BYTES;
+        let committed = |held: &Held| held.items.len() * COMMITTED_ITEM_BYTES;
+        REST_BYTES
+            + match self {
+                Request::Reserve(reserve) => reserved(reserve),
+                Request::Commit(held) => committed(held),
+                Request::CommitReserve(held, reserve) => committed(held) + reserved(reserve),
+                _ => 0,
+            }
     }
 
     /// The frame.

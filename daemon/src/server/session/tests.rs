@@ -442,6 +442,44 @@ fn a_client_with_too_many_unread_replies_is_no_longer_read() {
     assert!(client.may_read());
 }
 
+#[test]
+fn long_replies_that_nobody_reads_stop_the_reading_and_cut_nobody_off() {
+    let mut shared = shared();
+    let (mut client, far) = serving(&mut shared);
+    let keyspace = resolved(&mut shared, &mut client, &far);
+    let items: Vec<ReserveItem> = (0..1024_u32)
+        .map(|number| {
+            let mut hash = [0; 32];
+            hash[..4].copy_from_slice(&number.to_le_bytes());
+            ReserveItem {
+                key: Key::new(&hash, 32, 0, 0, keyspace).unwrap(),
+                len_bytes: 4096,
+            }
+        })
+        .collect();
+    let mut asked = 0;
+    while client.may_read() {
+        let reserve = Reserve {
+            op_id: OpId(100 + asked),
+            request_id: String::new(),
+            device: String::new(),
+            items: items.clone(),
+        };
+        far.ask(asked, &Request::Reserve(reserve));
+        assert_eq!(client.step(&mut shared, 0), Step::Handled);
+        asked += 1;
+        assert!(asked < 10_000, "nothing bounds what waits");
+    }
+    // It is their length that stops it, not their number.
+    let waiting = client.connection().unwrap().waiting_count();
+    assert!((16..MAX_OUTSTANDING).contains(&waiting), "{waiting}");
+    for expected in 0..asked {
+        assert_eq!(far.reply().0, expected);
+        assert_eq!(client.writable(&mut shared), Step::Handled);
+    }
+    assert!(client.may_read());
+}
+
 /// Children that other tests fork have a copy of every descriptor for the moment until they call exec.
 fn look_until_ended(client: &mut Client, shared: &mut Shared) {
     let deadline = monotonic_ns() + 10 * SECOND;
