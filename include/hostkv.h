@@ -27,6 +27,13 @@
  *         hostkv_copy(span.data, source, span.len_bytes);
  *     hostkv_reservation_commit(reservation);
  *
+ *     request.flags = HOSTKV_RESERVE_NO_WAIT;                   // write batch after batch and never wait: made[0] and
+ *     for (k = 0; k < batches - 2; k++) {                       // made[1] are reserved like this before the loop
+ *         hostkv_reservation_wait(made[k], timeout_ms);         // asked for two copies ago
+ *         copy_batch(made[k]);
+ *         hostkv_reservation_commit_and_reserve(made[k], keyspace, items[k + 2], count, &request, &made[k + 2]);
+ *     }
+ *
  *     hostkv_prefetch *prefetch;                                // before a read, where the daemon has tiers behind the pool
  *     hostkv_session_prefetch(session, keyspace, keys, count, NULL, &prefetch);
  *     while (hostkv_prefetch_wait(prefetch, 100, &prefix_count) == HOSTKV_STATUS_TIMEOUT) do_something_else();
@@ -79,6 +86,12 @@
 
 /** Request flag of an acquire: pin every key that is present, not only the leading run. */
 #define HOSTKV_ACQUIRE_ALL 1
+
+/**
+ * Request flag of a reserve, alone or behind a commit: send it and do not wait. hostkv_reservation_wait() comes before
+ * the spans.
+ */
+#define HOSTKV_RESERVE_NO_WAIT 2
 
 /** Mapping that read spans point into. */
 #define HOSTKV_MAPPING_READ 1
@@ -450,8 +463,11 @@ hostkv_status hostkv_session_open_keyspace(const hostkv_session *session,
  * item has its own status, which hostkv_reservation_get_span() tells. End the reservation with a commit or
  * an abort.
  *
+ * With HOSTKV_RESERVE_NO_WAIT in `request->flags` it is only sent: OK then says so, and hostkv_reservation_wait() has what
+ * became of it.
+ *
  * INVALID_ARGUMENT: among others a length of 0 or above max_object_bytes. READ_ONLY, DISCONNECTED, TIMEOUT
- * (nothing is held then).
+ * (nothing is held then). QUOTA: with HOSTKV_RESERVE_NO_WAIT, 64 reservations of this session are not waited for yet.
  *
  * `session` is open; `items` has `count` items; `request` is NULL or has as many bytes as its `struct_size`
  * says.
@@ -469,6 +485,21 @@ hostkv_status hostkv_session_reserve(const hostkv_session *session,
  * `reservation` is NULL or has not been ended.
  */
 size_t hostkv_reservation_get_count(const hostkv_reservation *reservation);
+
+/**
+ * Waits for a reservation that was made with HOSTKV_RESERVE_NO_WAIT, at most `timeout_ms`; 0 only asks. A thread that stores
+ * batch after batch asks for the next ones before it copies, and finds the answers there: the opening comment has the loop.
+ *
+ * OK: it is as hostkv_session_reserve() or hostkv_reservation_commit_and_reserve() would have made it, and what that one
+ * commits is committed. TIMEOUT: not yet, ask again. Anything else is what that call would have said: nothing is reserved, and
+ * all that is left is to end the reservation. Asked again it says the same; of any other reservation it says OK. Before it
+ * the spans and the commits say INVALID_ARGUMENT, and an abort waits, at most the session's timeout_ms, and says what this
+ * says.
+ *
+ * `reservation` has not been ended, and no other thread uses it meanwhile.
+ */
+hostkv_status hostkv_reservation_wait(hostkv_reservation *reservation,
+                                      uint32_t timeout_ms);
 
 /**
  * What became of one item, and where its object goes: aligned, contiguous, exactly len_bytes long. The first
@@ -513,11 +544,15 @@ hostkv_status hostkv_reservation_commit_and_acquire(hostkv_reservation *reservat
  * serve the reserve; while the reserve waits for an eviction, what was committed is readable already. Ends the reservation,
  * whatever it returns. On any other status than OK there is no next reservation and nothing is reserved.
  *
+ * With HOSTKV_RESERVE_NO_WAIT in `request->flags` both are only sent, and what became of both, in these words,
+ * hostkv_reservation_wait() of the next reservation has.
+ *
  * OK: both were carried out; each item of the next reservation has its own status. EXPIRED: as for a commit, and nothing
  * was reserved either. INVALID_ARGUMENT, among others a reservation of NULL, which has no session to reserve in, and
  * whatever is wrong with the reserve: nothing is committed. TIMEOUT, DISCONNECTED: each key of the commit is either
  * readable or not; ask with a lookup. SYSTEM: no memory for the next spans of a user that hostkvd does not trust;
- * hostkv_last_error() says that the commit is done.
+ * hostkv_last_error() says that the commit is done. QUOTA: 64 reservations of this session are not waited for yet, and
+ * nothing is committed.
  *
  * `reservation` is NULL or is used for the last time; `items` has `count` items; `request` is NULL or has as many bytes as
  * its `struct_size` says.

@@ -608,6 +608,14 @@ public:
     // Behind the last.
     iterator end() const noexcept { return iterator(this, static_cast<std::ptrdiff_t>(size())); }
 
+    // Waits for one that was made with HOSTKV_RESERVE_NO_WAIT; false when it is not there after `timeout_ms`, then ask again.
+    // -> hostkv_reservation_wait
+    Returned<bool> wait(std::uint32_t timeout_ms) {
+        const Status status = to_status(hostkv_reservation_wait(handle_.get(), timeout_ms));
+        if (status != Status::ok && status != Status::timeout) return detail::fault<bool>(status);
+        return status == Status::ok;
+    }
+
     // Makes all granted items readable. Ends the reservation, like the next three, whatever comes of it.
     // -> hostkv_reservation_commit
     Returned<void> commit() { return detail::checked(hostkv_reservation_commit(handle_.release())); }

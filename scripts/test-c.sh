@@ -107,7 +107,7 @@ under_valgrind() {
 }
 
 for compiler in gcc clang; do
-  for program in abi misuse prefetch threads; do
+  for program in abi batches misuse prefetch threads; do
     if ! has "$compiler"; then
       skip "$program by $compiler" "$compiler"
     elif [[ $program == abi ]]; then
@@ -118,16 +118,18 @@ for compiler in gcc clang; do
   done
 done
 check "misuse linked statically" linked_statically
-for program in misuse prefetch threads roundtrip; do
+for program in batches misuse prefetch threads roundtrip; do
   check "$program under the address and undefined-behaviour sanitizers" sanitized gcc "$program"
 done
 if has valgrind; then
   # No leak check here: in the forked child it would look through mappings that the child does not have.
+  check "batches under valgrind" under_valgrind no batches
   check "misuse under valgrind" under_valgrind no misuse
   check "prefetch under valgrind" under_valgrind no prefetch
   check "threads under valgrind" under_valgrind full threads 20
   check "roundtrip under valgrind" under_valgrind full roundtrip
 else
+  skip "batches under valgrind" valgrind
   skip "misuse under valgrind" valgrind
   skip "prefetch under valgrind" valgrind
   skip "threads under valgrind" valgrind

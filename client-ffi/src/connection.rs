@@ -13,7 +13,9 @@
 //! ```
 //!
 //! A reply that comes late is dropped, but the grants of a late RESERVE, or COMMIT_RESERVE, belong to nobody, so they are
-//! aborted at once. 64 requests may wait for their reply; when all of them are late the session is given up.
+//! aborted at once. 64 requests may be without their reply; when all of them are late the session is given up. A reply that
+//! has arrived and is not fetched counts no more: a thread that sends many requests before it waits for the first keeps
+//! nobody out.
 //!
 //! **The lock** guards who waits for what. Nothing is waited for and nothing but a non-blocking send is done
 //! while it is held. Every call of the session that uses the socket takes it; the read path never does.
@@ -229,6 +231,13 @@ struct State {
 }
 
 impl State {
+    /// Requests whose reply has not come.
+    fn unanswered(&self) -> impl Iterator<Item = &Outstanding> {
+        self.outstanding
+            .iter()
+            .filter(|o| !matches!(o.slot, Slot::Arrived(_)))
+    }
+
     fn position(&self, request_id: u64) -> Option<usize> {
         self.outstanding
             .iter()
@@ -315,6 +324,21 @@ impl Connection {
         self.wake(&state);
     }
 
+    /// Nobody will wait for the reply to this reserve any more; what it grants is given back when it comes.
+    pub(crate) fn forget_reserve(&self, request_id: u64, op_id: OpId) {
+        let mut state = self.lock();
+        let arrived = |o: &Outstanding| matches!(o.slot, Slot::Arrived(_));
+        match state.position(request_id) {
+            Some(position) if arrived(&state.outstanding[position]) => {
+                if let Slot::Arrived(reply) = state.outstanding.swap_remove(position).slot {
+                    self.give_grants_back(&mut state, op_id, reply);
+                }
+            }
+            _ => Self::give_up(&mut state, request_id, Some(op_id)),
+        }
+        self.wake(&state);
+    }
+
     /// Lets a request's place go with its reply, now or when that comes.
     fn give_up(state: &mut State, request_id: u64, late: Option<OpId>) {
         let Some(position) = state.position(request_id) else {
@@ -381,16 +405,13 @@ impl Connection {
             if let Some(end) = &state.end {
                 return Err(end.clone());
             }
-            if state.outstanding.len() < MAX_OUTSTANDING {
+            if state.unanswered().count() < MAX_OUTSTANDING {
                 break;
             }
             let is_over;
             (state, is_over) = self.make_progress(state, &deadline);
-            if is_over && state.outstanding.len() >= MAX_OUTSTANDING {
-                let are_all_late = state
-                    .outstanding
-                    .iter()
-                    .all(|o| matches!(o.slot, Slot::Late(_)));
+            if is_over && state.unanswered().count() >= MAX_OUTSTANDING {
+                let are_all_late = state.unanswered().all(|o| matches!(o.slot, Slot::Late(_)));
                 if are_all_late {
                     self.end(&mut state, ConnectionError::TooManyLate);
                     return Err(ConnectionError::TooManyLate);
@@ -592,23 +613,29 @@ impl Connection {
             }
             Slot::Late(op_id) => {
                 state.outstanding.swap_remove(position);
-                if let (Some(op_id), Reply::Reserved(items) | Reply::CommitReserved(_, items)) =
-                    (op_id, reply)
-                {
-                    let items: Vec<HeldItem> = items
-                        .iter()
-                        .filter(|item| item.status == Status::Ok)
-                        .map(|item| HeldItem {
-                            entry: item.entry,
-                            generation: item.generation,
-                        })
-                        .collect();
-                    if !items.is_empty() {
-                        state.owed.push(Request::Abort(Held { op_id, items }));
-                        self.flush_owed(state);
-                    }
+                if let Some(op_id) = op_id {
+                    self.give_grants_back(state, op_id, reply);
                 }
             }
+        }
+    }
+
+    /// Aborts what the reply to a reserve grants that nobody waits for.
+    fn give_grants_back(&self, state: &mut State, op_id: OpId, reply: Reply) {
+        let (Reply::Reserved(items) | Reply::CommitReserved(_, items)) = reply else {
+            return;
+        };
+        let items: Vec<HeldItem> = items
+            .iter()
+            .filter(|item| item.status == Status::Ok)
+            .map(|item| HeldItem {
+                entry: item.entry,
+                generation: item.generation,
+            })
+            .collect();
+        if !items.is_empty() {
+            state.owed.push(Request::Abort(Held { op_id, items }));
+            self.flush_owed(state);
         }
     }
 
@@ -626,15 +653,18 @@ impl Connection {
         }
     }
 
-    /// Sends a frame, waiting for room until the deadline.
+    /// Sends a frame, waiting for room until the deadline. Replies are taken in meanwhile: a daemon whose replies are not read
+    /// reads no requests.
     fn send(&self, frame: &[u8], deadline: &Deadline) -> Result<(), ConnectionError> {
         loop {
             if self.try_send(frame)? {
                 return Ok(());
             }
-            if !wait_ready(self.socket.raw(), PollFlags::POLLOUT, deadline)? {
+            let either = PollFlags::POLLOUT | PollFlags::POLLIN;
+            if !wait_ready(self.socket.raw(), either, deadline)? {
                 return Err(deadline.timeout(false));
             }
+            self.receive_what_is_there(&mut self.lock());
         }
     }
 

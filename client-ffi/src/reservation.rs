@@ -8,18 +8,23 @@
 //!   reserve --fill--<---commit_and_acquire--> readable, and pinned before it was
 //!      ^             \--abort or drop----> the extents are free again
 //!      \--------------- commit_and_reserve --> readable, and the next reservation in the same round trip
+//!
+//!   reserve or commit_and_reserve without waiting --> sent --wait--> there, as above
 //! ```
 //!
 //! Before a commit is sent the writer's stores are fenced, streaming ones included.
 
-use crate::connection::ConnectionError;
+mod answers;
+
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
 use crate::read_path::{Item as PinItem, Pins};
 use crate::session::inner::Inner;
+use crate::session::places::Place;
 use crate::session::reserving::Granted;
 use crate::session::{Request as SessionRequest, ReserveItem};
+use answers::{Asked, Failure, all_committed, unanswered};
 use hostkv_shm_protocol::control::reader::Found;
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
@@ -90,35 +95,134 @@ struct AskedBy {
 pub struct Reservation {
     session: Arc<Inner>,
     op_id: OpId,
+    /// Items asked.
+    count: usize,
+    /// As many, once it is known what they were granted; before that, and where nothing was reserved, none.
     items: Vec<Item>,
     asked_by: AskedBy,
+    /// The number of the request that nobody has waited for yet, and what it asks.
+    unanswered: Option<(u64, Asked)>,
+    /// Why nothing was reserved.
+    failure: Option<Error>,
     has_ended: bool,
 }
 
 impl Reservation {
-    /// The reservation of what was granted; it takes over a hold of the session.
-    pub(crate) fn new(session: Arc<Inner>, keyspace: KeyspaceId, granted: Granted) -> Reservation {
-        Reservation {
-            session,
-            op_id: granted.op_id,
-            items: granted.items,
+    /// Sends a reserve, behind the commit of what is held where there is any, and gives its reservation, which takes over a
+    /// hold of the session. With a place it is not waited for. Where it fails, what is held has been given back, as far as it
+    /// was not committed.
+    ///
+    /// A function of its own in the machine code too, where a test looks for the fence before the send.
+    #[inline(never)]
+    pub(crate) fn send_and_make(
+        session: &Arc<Inner>,
+        keyspace: KeyspaceId,
+        held: Option<Held>,
+        reserve: Reserve,
+        place: Option<Place<'_>>,
+    ) -> Result<Reservation> {
+        // The caller may have streamed into the spans that are committed with copies of its own.
+        payload_store_fence();
+        let (op_id, count) = (reserve.op_id, reserve.items.len());
+        let asked = Asked {
+            tick: session.read.heartbeat_tick(),
+            request: match held.filter(|held| !held.items.is_empty()) {
+                Some(held) => Request::CommitReserve(held, reserve),
+                None => Request::Reserve(reserve),
+            },
+        };
+        let mut reservation = Reservation {
+            session: Arc::clone(session),
+            op_id,
+            count,
+            items: Vec::new(),
             asked_by: AskedBy {
                 keyspace,
-                request_id: granted.request_id,
-                device: granted.device,
+                request_id: String::new(),
+                device: String::new(),
             },
-            has_ended: false,
+            unanswered: None,
+            failure: None,
+            has_ended: true,
+        };
+        match place {
+            None => {
+                let reply = session.try_call(&asked.request);
+                reservation.take_over(asked.answered(session, reply)?);
+            }
+            Some(place) => match session.try_begin(&asked.request) {
+                Ok(request_id) => {
+                    place.hand_over();
+                    reservation.unanswered = Some((request_id, asked));
+                }
+                Err(error) => return Err(asked.failed(session, error)),
+            },
         }
+        reservation.has_ended = false;
+        Ok(reservation)
+    }
+
+    fn take_over(&mut self, granted: Granted) {
+        self.items = granted.items;
+        self.asked_by.request_id = granted.request_id;
+        self.asked_by.device = granted.device;
     }
 
     /// Items asked.
     pub fn count(&self) -> usize {
-        self.items.len()
+        self.count
+    }
+
+    /// Waits for a reservation that was made without waiting, at most `timeout_ms`; TIMEOUT says that it is not there yet, and
+    /// to wait again. The outcome is what the call would have given that made it: with any other than OK nothing is reserved.
+    /// Asked again, or of one that is there, it says the same.
+    pub fn wait(&mut self, timeout_ms: u32) -> Result<()> {
+        self.session.refuse_child()?;
+        let Some((request_id, _)) = &self.unanswered else {
+            return self.failure.clone().map_or(Ok(()), Err);
+        };
+        let reply = match self.session.try_wait_for(*request_id, timeout_ms) {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => {
+                return Err(Error::new(
+                    Status::Timeout,
+                    format!(
+                        "the reservation is not there after {timeout_ms} ms; wait again, or abort it"
+                    ),
+                ));
+            }
+            Err(error) => Err(error),
+        };
+        let Some((_, asked)) = self.unanswered.take() else {
+            return Ok(());
+        };
+        self.session.unwaited.leave();
+        match asked.answered(&self.session, reply) {
+            Ok(granted) => {
+                self.take_over(granted);
+                Ok(())
+            }
+            Err(error) => Err(self.failure.insert(error).clone()),
+        }
+    }
+
+    /// Refuses what needs the spans of a reservation that is not there.
+    fn refuse_unmade(&self) -> Result<()> {
+        match &self.failure {
+            Some(failure) => Err(failure.clone()),
+            None if self.unanswered.is_some() => Err(Error::invalid(
+                "the reservation was made without waiting (HOSTKV_RESERVE_NO_WAIT) and not waited for; wait for it first",
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The place of item number `index`, or the item's own status: EXISTS, RESERVED, NO_SPACE or QUOTA.
     pub fn span(&self, index: usize) -> Result<SpanMut> {
         self.session.refuse_child()?;
+        if self.items.is_empty() {
+            self.refuse_unmade()?;
+        }
         let item = self.items.get(index).ok_or_else(|| {
             Error::invalid(format!(
                 "index {index} is past the end of a reservation of {} items; it starts at 0",
@@ -263,6 +367,9 @@ impl Reservation {
     ///
     /// A reserve that must not be is refused before anything is committed. When the commit does not do everything, nothing is
     /// reserved, and the outcome is the commit's. While the reserve waits for room, what was committed is readable.
+    ///
+    /// With [`RESERVE_NO_WAIT`](crate::session::RESERVE_NO_WAIT) both are only sent, and the outcome of both is that of
+    /// [`Reservation::wait`] of the next one.
     pub fn commit_and_reserve(
         mut self,
         keyspace: KeyspaceId,
@@ -272,18 +379,15 @@ impl Reservation {
         self.begin_end()?;
         let reserve = self.session.checked_reserve(keyspace, items, request)?;
         let session = Arc::clone(&self.session);
-        let (reserve, outcomes) = match self.send_pair(reserve) {
-            Ok(reserved) => reserved,
-            Err(failure) => return Err(self.give_up(failure)),
-        };
-        match session.granted(reserve, outcomes) {
-            Ok(granted) => {
-                // The next one takes over the hold of the session.
-                self.has_ended = true;
-                Ok(Reservation::new(session, keyspace, granted))
-            }
-            Err(error) => Err(self.give_up(Failure::Told(behind_the_commit(error)))),
+        let place = session.place_for(request)?;
+        // From here on the request decides what becomes of what is held, and the next one takes over the hold of the session.
+        self.has_ended = true;
+        let next =
+            Reservation::send_and_make(&session, keyspace, Some(self.held()), reserve, place);
+        if next.is_err() {
+            session.leave();
         }
+        next
     }
 
     /// Gives all granted items back. In a forked child it only frees memory.
@@ -296,6 +400,7 @@ impl Reservation {
         self.session.refuse_child()?;
         // A refused commit ends the reservation, so its drop aborts what was granted.
         self.session.refuse_ended()?;
+        self.refuse_unmade()?;
         self.session.refuse_without_daemon()
     }
 
@@ -350,73 +455,14 @@ impl Reservation {
                 Ok(items)
             }
             Ok(_) => Err(Failure::Told(self.session.strange_reply("COMMIT"))),
-            Err(error) => Err(self.unanswered(error, tick)),
-        }
-    }
-
-    /// Sends the commit of what was granted and the next reserve, looks at every answer of the commit, and gives those of the
-    /// reserve. Where nothing was granted there is nothing to commit.
-    ///
-    /// A function of its own for the same reason as [`Reservation::send_commit`].
-    #[inline(never)]
-    fn send_pair(
-        &self,
-        reserve: Reserve,
-    ) -> core::result::Result<(Reserve, Vec<ReservedItem>), Failure> {
-        // The caller may have streamed into the spans with copies of its own.
-        payload_store_fence();
-        let held = self.held();
-        let (held_count, count) = (held.items.len(), reserve.items.len());
-        let request = match held_count {
-            0 => Request::Reserve(reserve),
-            _ => Request::CommitReserve(held, reserve),
-        };
-        let tick = self.session.read.heartbeat_tick();
-        let reply = self.session.try_call(&request);
-        let strange = || Failure::Told(self.session.strange_reply("COMMIT_RESERVE"));
-        let outcomes = match (reply, held_count) {
-            (Ok(Reply::Reserved(outcomes)), 0) => outcomes,
-            (Ok(Reply::CommitReserved(committed, outcomes)), _)
-                if held_count > 0 && committed.len() == held_count =>
-            {
-                all_committed(&committed)?;
-                outcomes
-            }
-            (Ok(_), _) => return Err(strange()),
-            (Err(error), _) => return Err(self.unanswered(error, tick)),
-        };
-        match request {
-            Request::Reserve(reserve) | Request::CommitReserve(_, reserve)
-                if outcomes.len() == count =>
-            {
-                Ok((reserve, outcomes))
-            }
-            _ => Err(strange()),
-        }
-    }
-
-    /// What a commit without an answer means.
-    fn unanswered(&self, error: ConnectionError, tick: u64) -> Failure {
-        let is_still_held =
-            matches!(error, ConnectionError::Refused { .. }) || error.was_never_sent();
-        let error = self.session.explain(error, Some(tick));
-        if is_still_held {
-            Failure::StillHeld(error)
-        } else {
-            Failure::Told(error)
+            Err(error) => Err(unanswered(&self.session, error, tick)),
         }
     }
 
     /// Ends the reservation after a failed commit; what the daemon may still hold for it is given back.
     fn give_up(&mut self, failure: Failure) -> Error {
         self.has_ended = true;
-        let error = match failure {
-            Failure::Told(error) => error,
-            Failure::StillHeld(error) => {
-                self.session.give_back_later(Request::Abort(self.held()));
-                error
-            }
-        };
+        let error = failure.settled(&self.session, self.held());
         self.session.leave();
         error
     }
@@ -430,9 +476,25 @@ impl Reservation {
         outcome
     }
 
-    fn try_abort(&self) -> Result<()> {
+    fn try_abort(&mut self) -> Result<()> {
+        if self.session.is_child() {
+            return Ok(());
+        }
+        // Of one that nobody has waited for, only the answer says what there is to give back, and what became of the commit.
+        let waited = match self.unanswered {
+            Some(_) => self.wait(self.session.timeout_ms()),
+            None => Ok(()),
+        };
+        if let Some((request_id, _)) = self.unanswered.take() {
+            self.session.forget_reserve(request_id, self.op_id);
+            self.session.unwaited.leave();
+        }
+        waited.and(self.give_back())
+    }
+
+    fn give_back(&self) -> Result<()> {
         let held = self.held();
-        if self.session.is_child() || held.items.is_empty() {
+        if held.items.is_empty() {
             return Ok(());
         }
         let tick = self.session.read.heartbeat_tick();
@@ -455,43 +517,4 @@ impl Drop for Reservation {
         // What a forgotten abort meets has nobody to be told to.
         let _ = self.send_abort();
     }
-}
-
-/// Refuses a commit that did not do everything.
-fn all_committed(items: &[CommittedItem]) -> core::result::Result<(), Failure> {
-    match items.iter().find(|item| item.status != Status::Ok) {
-        None => Ok(()),
-        Some(item) if item.status == Status::Expired => Err(Failure::StillHeld(Error::new(
-            Status::Expired,
-            "the reservation outlived the write TTL (hostkvd --l1-write-ttl-seconds), so nothing was committed; \
-             write faster, or raise the TTL",
-        ))),
-        Some(item) => Err(Failure::StillHeld(Error::new(
-            item.status,
-            format!(
-                "the daemon answered {} to an entry of this commit; report this defect of hostkvd",
-                item.status
-            ),
-        ))),
-    }
-}
-
-/// The failure of a reserve whose commit is done.
-#[cold]
-fn behind_the_commit(error: Error) -> Error {
-    Error::new(
-        error.status,
-        format!(
-            "the commit is done, and the reserve behind it is not: {}",
-            error.message
-        ),
-    )
-}
-
-/// Why a commit failed, and whether the daemon may still hold the extents for this reservation.
-enum Failure {
-    /// It does not, or the outcome is unknown.
-    Told(Error),
-    /// It may.
-    StillHeld(Error),
 }

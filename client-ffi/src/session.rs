@@ -16,7 +16,7 @@ mod checks;
 pub(crate) mod inner;
 mod keyspaces;
 mod life;
-mod open_prefetches;
+pub(crate) mod places;
 pub(crate) mod reserving;
 
 use crate::chunk_keys::ChunkKey;
@@ -47,6 +47,8 @@ pub const SINGLE_MAPPING: u32 = 1 << 2;
 
 /// [`Request::flags`]: acquire pins every present key, not only the leading run.
 pub const ACQUIRE_ALL: u32 = 1;
+/// [`Request::flags`]: a reserve, alone or behind a commit, is sent and not waited for; [`Reservation::wait`] does that.
+pub const RESERVE_NO_WAIT: u32 = 1 << 1;
 
 /// How a session is opened. The default is a writer at the usual socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,7 +83,7 @@ pub struct KeyspaceConfig {
 /// What goes with a reserve, an acquire or a prefetch; the default is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// [`ACQUIRE_ALL`] (acquire only).
+    /// [`ACQUIRE_ALL`] (acquire only), [`RESERVE_NO_WAIT`] (reserve only).
     pub flags: u32,
     /// The caller's id for telemetry, 1 to 128 bytes without control characters.
     pub request_id: Option<&'a str>,
@@ -241,7 +243,8 @@ impl Session {
         Ok(keyspace)
     }
 
-    /// Asks for room. OK also when nothing was granted: each item has its own status.
+    /// Asks for room. OK also when nothing was granted: each item has its own status. With [`RESERVE_NO_WAIT`] OK says that
+    /// the request was sent.
     pub fn reserve(
         &self,
         keyspace: KeyspaceId,
@@ -251,17 +254,10 @@ impl Session {
         let hold = self.inner.enter()?;
         self.refuse_read_only("reserve")?;
         let reserve = self.inner.checked_reserve(keyspace, items, request)?;
-        let wire = WireRequest::Reserve(reserve);
-        let outcomes = match self.inner.call(&wire)? {
-            Reply::Reserved(outcomes) if outcomes.len() == items.len() => outcomes,
-            _ => return Err(self.inner.strange_reply("RESERVE")),
-        };
-        let WireRequest::Reserve(reserve) = wire else {
-            return Err(self.inner.strange_reply("RESERVE"));
-        };
-        let granted = self.inner.granted(reserve, outcomes)?;
+        let place = self.inner.place_for(request)?;
+        let reservation = Reservation::send_and_make(&self.inner, keyspace, None, reserve, place)?;
         hold.hand_over();
-        Ok(Reservation::new(Arc::clone(&self.inner), keyspace, granted))
+        Ok(reservation)
     }
 
     /// How many leading keys are readable now, without a pin. With `present`, one byte a key says which.

@@ -24,6 +24,7 @@ size_t hostkv_reservation_get_count(const hostkv_reservation *);
 hostkv_status hostkv_reservation_get_span(const hostkv_reservation *, size_t, hostkv_span_mut *);
 hostkv_status hostkv_reservation_commit(hostkv_reservation *);
 hostkv_status hostkv_reservation_commit_and_acquire(hostkv_reservation *, hostkv_lease **);
+hostkv_status hostkv_reservation_wait(hostkv_reservation *, uint32_t);
 hostkv_status hostkv_reservation_commit_and_reserve(hostkv_reservation *, hostkv_keyspace, const hostkv_reserve_item *, size_t,
                                                     const hostkv_request *, hostkv_reservation **);
 hostkv_status hostkv_reservation_abort(hostkv_reservation *);
@@ -64,6 +65,7 @@ int main(void) {
         (any_function)hostkv_session_reserve,
         (any_function)hostkv_reservation_get_count,
         (any_function)hostkv_reservation_get_span,
+        (any_function)hostkv_reservation_wait,
         (any_function)hostkv_reservation_commit,
         (any_function)hostkv_reservation_commit_and_acquire,
         (any_function)hostkv_reservation_commit_and_reserve,
@@ -97,5 +99,5 @@ int main(void) {
 
     (void)span, (void)span_mut, (void)request, (void)session_config, (void)keyspace_config;
     (void)same_key, (void)same_item, (void)same_session;
-    return status == HOSTKV_STATUS_OK && functions[0] != NULL && sizeof functions / sizeof functions[0] == 34 ? 0 : 1;
+    return status == HOSTKV_STATUS_OK && functions[0] != NULL && sizeof functions / sizeof functions[0] == 35 ? 0 : 1;
 }

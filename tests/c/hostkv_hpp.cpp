@@ -221,6 +221,19 @@ void write_then_read(const hostkv::Session &session, const hostkv::Keyspace &key
     CHECK(FAULT_OF(next.commit_and_reserve(keyspace, {{then, 0}})) == hostkv::Status::invalid_argument && !next);
     CHECK(value(keyspace.lookup({now})) == 1 && value(keyspace.lookup({then})) == 0);
 
+    // The same without waiting: the answer is there when it is asked for.
+    static_cast<void>(value(keyspace.remove({now})));
+    hostkv::Request no_wait;
+    no_wait.flags = HOSTKV_RESERVE_NO_WAIT;
+    batch = value(keyspace.reserve({{now, object_bytes}}, no_wait));
+    CHECK(batch[0].status == hostkv::Status::invalid_argument);
+    while (!value(batch.wait(1000))) {}
+    CHECK(fill(batch) == 1);
+    next = value(batch.commit_and_reserve(keyspace, {{then, object_bytes}}, no_wait));
+    while (!value(next.wait(1000))) {}
+    CHECK(bool(next[0]) && value(keyspace.lookup({now})) == 1);
+    DONE(next.abort());
+
     // Key 2 is missing: a prefix stops there, all present ones do not.
     CHECK(value(keyspace.acquire(keys)).prefix_count() == 2);
     hostkv::Request all;

@@ -167,13 +167,6 @@ static void null_is_refused_without_a_session(const hostkv_session *session) {
         CHECK(lease == NULL);
         REFUSED(hostkv_reservation_commit_and_acquire(NULL, NULL), INVALID_ARGUMENT, "ret_lease");
     }
-    {
-        /* It has no session to reserve in, so this one is refused. */
-        const hostkv_reserve_item item = item_of("null");
-        hostkv_reservation *next = POISON;
-        REFUSED(hostkv_reservation_commit_and_reserve(NULL, 0, &item, 1, NULL, &next), INVALID_ARGUMENT, "reservation");
-        CHECK(next == POISON);
-    }
     CHECK(hostkv_reservation_get_count(NULL) == 0);
     CHECK(hostkv_lease_get_count(NULL) == 0);
     CHECK(hostkv_lease_get_prefix_count(NULL) == 0);
@@ -613,50 +606,12 @@ static void ended_by_refusals(const hostkv_session *session, hostkv_keyspace key
     STATUS(hostkv_lease_release(lease), OK);
 }
 
-static void refused_pairs(const hostkv_session *session, hostkv_keyspace keyspace) {
-    hostkv_reserve_item next[2] = {item_of("next"), item_of("after")};
-    hostkv_reserve_item wrong = next[0];
-    hostkv_request request = {0};
-    hostkv_reservation *reservation, *made = POISON;
-    hostkv_span_mut span;
-
-    group("a refused commit_and_reserve ends the reservation and commits nothing");
-    request.struct_size = sizeof request;
-    request.flags = 64;
-    wrong.len_bytes = 0;
-#define PAIR_REFUSED(part, ...)                                                                                         \
-    reservation = reserve_filled(session, keyspace, "pair");                                                          \
-    REFUSED(hostkv_reservation_commit_and_reserve(reservation, __VA_ARGS__), INVALID_ARGUMENT, part);                 \
-    CHECK(made == POISON && present(session, keyspace, "pair") == 0)
-    PAIR_REFUSED("ret_reservation", keyspace, next, 2, NULL, NULL);
-    PAIR_REFUSED("items", keyspace, NULL, 2, NULL, &made);
-    PAIR_REFUSED("count", keyspace, next, 0, NULL, &made);
-    PAIR_REFUSED("count", keyspace, next, 1025, NULL, &made);
-    PAIR_REFUSED("keyspace", 999, next, 2, NULL, &made);
-    PAIR_REFUSED("item 0", keyspace, &wrong, 1, NULL, &made);
-    PAIR_REFUSED("request.flags", keyspace, next, 2, &request, &made);
-#undef PAIR_REFUSED
-
-    group("commit_and_reserve");
-    request.flags = 0;
-    reservation = reserve_filled(session, keyspace, "pair");
-    if (STATUS(hostkv_reservation_commit_and_reserve(reservation, keyspace, next, 2, &request, &made), OK)) {
-        CHECK(present(session, keyspace, "pair") == 1 && present(session, keyspace, "next") == 0);
-        CHECK(hostkv_reservation_get_count(made) == 2);
-        STATUS(hostkv_reservation_get_span(made, 1, &span), OK);
-        STATUS(hostkv_reservation_get_span(made, 2, &span), INVALID_ARGUMENT);
-        STATUS(hostkv_reservation_abort(made), OK);
-    }
-    CHECK(present(session, keyspace, "next") == 0);
-}
-
 static void after_close(void) {
     hostkv_session *session = open_session(0);
     hostkv_session *other = open_session(0);
     const hostkv_keyspace keyspace = open_keyspace(session);
     const hostkv_keyspace same = open_keyspace(other);
-    const hostkv_reserve_item item = item_of("reserve after close");
-    hostkv_reservation *committed, *aborted, *acquired, *paired, *next = POISON;
+    hostkv_reservation *committed, *aborted, *acquired;
     hostkv_lease *lease, *second, *none = POISON;
     hostkv_span_mut span = {NULL, 0};
 
@@ -666,7 +621,6 @@ static void after_close(void) {
     second = acquire(session, keyspace, "live");
     committed = reserve_filled(session, keyspace, "commit after close");
     acquired = reserve_filled(session, keyspace, "acquire after close");
-    paired = reserve_filled(session, keyspace, "pair after close");
     aborted = reserve_filled(session, keyspace, "abort after close");
     STATUS(hostkv_session_close(session), OK);
 
@@ -678,15 +632,12 @@ static void after_close(void) {
     STATUS(hostkv_reservation_commit(committed), INVALID_ARGUMENT);
     STATUS(hostkv_reservation_commit_and_acquire(acquired, &none), INVALID_ARGUMENT);
     CHECK(none == POISON);
-    STATUS(hostkv_reservation_commit_and_reserve(paired, keyspace, &item, 1, NULL, &next), INVALID_ARGUMENT);
-    CHECK(next == POISON);
     STATUS(hostkv_reservation_abort(aborted), OK);
     CHECK(reads(second, 'l'));
     STATUS(hostkv_lease_release(second), OK);
     CHECK(present(other, same, "live") == 1);
     CHECK(present(other, same, "commit after close") == 0);
     CHECK(present(other, same, "acquire after close") == 0);
-    CHECK(present(other, same, "pair after close") == 0);
     CHECK(present(other, same, "abort after close") == 0);
     /* Aborted, not only ended: another session may write them at once. */
     store(other, same, "commit after close");
@@ -696,8 +647,7 @@ static void after_close(void) {
 
 /* What a forked child does with its parent's objects; gives the number of failures. */
 static unsigned in_child(hostkv_session *session, hostkv_keyspace keyspace, hostkv_lease *lease, hostkv_lease *second,
-                         hostkv_reservation *reservation, hostkv_reservation *acquired, hostkv_reservation *paired,
-                         hostkv_reservation *aborted) {
+                         hostkv_reservation *reservation, hostkv_reservation *acquired, hostkv_reservation *aborted) {
     const hostkv_reserve_item item = item_of("fork");
     const hostkv_keyspace_config config = layout("misuse");
     hostkv_session_info info = {0};
@@ -733,8 +683,6 @@ static unsigned in_child(hostkv_session *session, hostkv_keyspace keyspace, host
     STATUS(hostkv_reservation_commit(reservation), FORKED);
     STATUS(hostkv_reservation_commit_and_acquire(acquired, &no_lease), FORKED);
     CHECK(no_lease == POISON);
-    STATUS(hostkv_reservation_commit_and_reserve(paired, keyspace, &item, 1, NULL, &no_reservation), FORKED);
-    CHECK(no_reservation == POISON);
     STATUS(hostkv_reservation_abort(aborted), OK);
     STATUS(hostkv_lease_release(lease), OK);
     STATUS(hostkv_session_close(session), OK);
@@ -752,7 +700,7 @@ static void forked(void) {
     hostkv_session *session = open_session(0);
     const hostkv_keyspace keyspace = open_keyspace(session);
     hostkv_lease *lease, *second;
-    hostkv_reservation *reservation, *acquired, *paired, *aborted;
+    hostkv_reservation *reservation, *acquired, *aborted;
     int status = 0;
     pid_t child;
 
@@ -763,11 +711,10 @@ static void forked(void) {
     reservation = reserve_filled(session, keyspace, "of the parent");
     acquired = reserve_filled(session, keyspace, "b of the parent");
     aborted = reserve_filled(session, keyspace, "c of the parent");
-    paired = reserve_filled(session, keyspace, "d of the parent");
     fflush(stdout);
     child = fork();
     if (child == 0) {
-        const unsigned failed = in_child(session, keyspace, lease, second, reservation, acquired, paired, aborted);
+        const unsigned failed = in_child(session, keyspace, lease, second, reservation, acquired, aborted);
         fflush(stdout);
         _exit(failed == 0 ? 0 : 1);
     }
@@ -780,8 +727,6 @@ static void forked(void) {
     STATUS(hostkv_reservation_commit(reservation), OK);
     STATUS(hostkv_reservation_commit(acquired), OK);
     STATUS(hostkv_reservation_commit(aborted), OK);
-    STATUS(hostkv_reservation_commit(paired), OK);
-    CHECK(present(session, keyspace, "d of the parent") == 1);
     CHECK(present(session, keyspace, "of the parent") == 1);
     CHECK(present(session, keyspace, "b of the parent") == 1);
     CHECK(present(session, keyspace, "c of the parent") == 1);
@@ -841,7 +786,6 @@ int main(void) {
     twice(session, keyspace);
     read_only();
     ended_by_refusals(session, keyspace);
-    refused_pairs(session, keyspace);
     after_close();
     forked();
     descriptor(session);

@@ -2,7 +2,7 @@
 //! writer dies.
 
 use hostkv::reservation::Reservation;
-use hostkv::session::{ReserveItem, Session};
+use hostkv::session::{RESERVE_NO_WAIT, ReserveItem, Session};
 use hostkv::{ChunkKey, KeyspaceId, Status};
 use hostkv_shm_protocol::id::{KeyspaceId as WireKeyspace, OpId};
 use hostkv_shm_protocol::wire::reply::Reply;
@@ -40,7 +40,8 @@ fn trusting_nobody(flags: &[&str]) -> Daemon {
     Daemon::start(&all)
 }
 
-/// Batches that each take the whole reserve quota of 4 MiB, and together more than the pool of 32 MiB.
+/// Batches that each take the whole reserve quota of 4 MiB, and together more than the pool of 32 MiB: the first ones are read
+/// back, the others are only granted, because the evictor may take them.
 fn batch_after_batch(daemon: Daemon) {
     let session = daemon.session();
     let space = keyspace(&session);
@@ -52,6 +53,10 @@ fn batch_after_batch(daemon: Daemon) {
             .commit_and_reserve(space, &reserve_items(&next, MIB), &request(0))
             .unwrap();
         assert_eq!(statuses_of(&reservation), [Status::Ok; 4]);
+        fill_all(&reservation, &next);
+        if number > 5 {
+            continue;
+        }
         let lease = session
             .acquire(space, &batch(number - 1), &request(0))
             .unwrap();
@@ -60,10 +65,8 @@ fn batch_after_batch(daemon: Daemon) {
             assert_reads(&lease, index, key);
         }
         assert_eq!(session.lookup(space, &next, None).unwrap(), 0);
-        fill_all(&reservation, &next);
     }
     reservation.commit().unwrap();
-    assert_eq!(session.lookup(space, &batch(11), None).unwrap(), 4);
     let figures = daemon.figures();
     assert_eq!((figures.l1_write_keys, figures.sm_write_requests), (48, 12));
     assert_eq!(figures.reserved_bytes, 0);
@@ -314,5 +317,177 @@ fn a_late_answer_leaves_the_commit_done_and_its_grants_given_back() {
         daemon.audit().reserved_count == 0
     });
     drop(quick);
+    daemon.finish();
+}
+
+fn not_waiting(session: &Session, space: KeyspaceId, keys: &[ChunkKey], len: u64) -> Reservation {
+    session
+        .reserve(space, &reserve_items(keys, len), &request(RESERVE_NO_WAIT))
+        .unwrap()
+}
+
+/// Stores ten batches, each asked for two copies before its own.
+fn two_batches_ahead(daemon: Daemon) {
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let batch = |number: usize| keys(&format!("batch{number}"), 4);
+    let mut first = not_waiting(&session, space, &batch(0), 100_000);
+    let mut second = not_waiting(&session, space, &batch(1), 100_000);
+    for number in 0..10 {
+        first.wait(5000).unwrap();
+        assert_eq!(statuses_of(&first), [Status::Ok; 4], "batch {number}");
+        fill_all(&first, &batch(number));
+        let items = reserve_items(&batch(number + 2), 100_000);
+        let third = first
+            .commit_and_reserve(space, &items, &request(RESERVE_NO_WAIT))
+            .unwrap();
+        first = std::mem::replace(&mut second, third);
+    }
+    // An abort waits for what its request commits.
+    first.abort().unwrap();
+    second.abort().unwrap();
+    for number in 0..10 {
+        let lease = session.acquire(space, &batch(number), &request(0)).unwrap();
+        assert_eq!(lease.prefix_count(), 4, "batch {number}");
+        for (index, key) in batch(number).iter().enumerate() {
+            assert_reads(&lease, index, key);
+        }
+    }
+    let audit = daemon.audit();
+    assert_eq!((audit.object_count, audit.reserved_count), (40, 0));
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
+fn batches_that_are_asked_for_ahead_are_readable_with_their_bytes() {
+    two_batches_ahead(Daemon::start(&[]));
+}
+
+#[test]
+fn batches_of_an_untrusted_writer_that_are_asked_for_ahead_are_too() {
+    two_batches_ahead(trusting_nobody(&[]));
+}
+
+#[test]
+fn what_is_not_waited_for_needs_no_answer_to_go_on() {
+    let daemon = Daemon::start(&[]);
+    let session = Session::open(&hostkv::session::SessionConfig {
+        timeout_ms: 300,
+        ..daemon.config(0)
+    })
+    .unwrap();
+    let space = keyspace(&session);
+    let (asked, next) = (keys("k", 2), keys("next", 2));
+    let held = reserved(&session, space, &asked, 8192);
+    daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    // The daemon answers nothing, and nothing of this fails.
+    let mut alone = not_waiting(&session, space, &keys("alone", 1), 8192);
+    let items = reserve_items(&next, 8192);
+    let mut behind = held
+        .commit_and_reserve(space, &items, &request(RESERVE_NO_WAIT))
+        .unwrap();
+    assert_refused(alone.wait(0), Status::Timeout);
+    assert_refused(behind.wait(10), Status::Timeout);
+    assert_refused(behind.span(0), Status::InvalidArgument);
+    // An abort waits in vain, and what comes late is given back.
+    assert_refused(alone.abort(), Status::Timeout);
+    daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    behind.wait(5000).unwrap();
+    assert_eq!(statuses_of(&behind), [Status::Ok; 2]);
+    assert_eq!(session.lookup(space, &asked, None).unwrap(), 2);
+    hostkv_tests::wait_until("the late grant is given back", || {
+        session.ping().unwrap();
+        daemon.audit().reserved_count == 2
+    });
+    behind.abort().unwrap();
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
+fn the_wait_tells_what_became_of_the_commit() {
+    let daemon = Daemon::start(&["--l1-write-ttl-seconds", "0.2"]);
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let late = reserved(&session, space, &keys("k", 2), 8192);
+    let other = reserved(&session, space, &keys("l", 2), 8192);
+    daemon.audit_until("they expire", |audit| audit.quarantined_count == 4);
+    let items = reserve_items(&keys("next", 2), 8192);
+    let no_wait = request(RESERVE_NO_WAIT);
+    let mut next = late.commit_and_reserve(space, &items, &no_wait).unwrap();
+    for _ in 0..2 {
+        assert_refused(next.wait(5000), Status::Expired);
+    }
+    assert_eq!(next.count(), 2);
+    assert_refused(next.span(0), Status::Expired);
+    assert_refused(next.commit(), Status::Expired);
+    // An abort that comes instead of the wait says it too.
+    let next = other.commit_and_reserve(space, &items, &no_wait).unwrap();
+    assert_refused(next.abort(), Status::Expired);
+    let audit = daemon.audit();
+    assert_eq!((audit.object_count, audit.reserved_count), (0, 0));
+    assert_eq!(audit.quarantined_count, 0);
+    drop(session);
+    daemon.finish();
+}
+
+#[test]
+fn the_65th_that_is_not_waited_for_is_refused_and_other_calls_go_on() {
+    let daemon = Daemon::start(&[]);
+    let session = daemon.session();
+    let space = keyspace(&session);
+    let one = |number: usize| keys(&format!("one{number}"), 1);
+    let mut made: Vec<_> = (0..64)
+        .map(|number| not_waiting(&session, space, &one(number), 100))
+        .collect();
+    let items = reserve_items(&one(64), 100);
+    let message = assert_refused(
+        session.reserve(space, &items, &request(RESERVE_NO_WAIT)),
+        Status::Quota,
+    );
+    assert!(
+        message.contains("64") && message.contains("wait"),
+        "{message}"
+    );
+    // Those that have their answer and are not asked for it are in nobody's way.
+    session.ping().unwrap();
+    session
+        .reserve(space, &items, &request(0))
+        .unwrap()
+        .commit()
+        .unwrap();
+    for reservation in &mut made {
+        reservation.wait(5000).unwrap();
+    }
+    let mut more = not_waiting(&session, space, &one(65), 100);
+    more.wait(5000).unwrap();
+    drop((made, more, session));
+    daemon.finish();
+}
+
+#[test]
+fn the_longest_answers_wait_for_a_thread_that_reads_them_late() {
+    let daemon = Daemon::start(&[]);
+    let session = daemon.session();
+    let space = keyspace(&session);
+    // 64 answers of 28 KiB are more than the daemon keeps for a session.
+    let family = |number: usize| keys(&format!("family{number}"), 1024);
+    let mut made: Vec<_> = (0..64)
+        .map(|number| not_waiting(&session, space, &family(number), 64))
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for (number, reservation) in made.iter_mut().enumerate() {
+        reservation.wait(5000).unwrap();
+        let (ok, quota) = (Status::Ok, Status::Quota);
+        let expected = if number == 0 { ok } else { quota };
+        // The first takes the whole quota.
+        assert_eq!(
+            statuses_of(reservation),
+            [expected; 1024],
+            "reserve {number}"
+        );
+    }
+    drop((made, session));
     daemon.finish();
 }

@@ -79,7 +79,7 @@ fn a_commit_fences_before_it_sends() {
     let Some(functions) = functions() else {
         return;
     };
-    for sender in ["send_commit", "send_pair"] {
+    for sender in ["send_commit", "send_and_make"] {
         let (_, body) = functions
             .iter()
             .find(|(name, _)| name.contains("Reservation") && name.contains(sender))

@@ -74,6 +74,17 @@ pub(super) unsafe fn lend<'a, T>(handle: *const T, name: &'static str) -> Result
     Ok(unsafe { handle.as_ref() })
 }
 
+/// The value behind a handle, for a call that changes it.
+///
+/// # Safety
+///
+/// As for [`lend`], and nobody else uses the handle meanwhile.
+pub(super) unsafe fn lend_mut<'a, T>(handle: *mut T, name: &'static str) -> Result<&'a mut T> {
+    let mut handle = checked(handle, name)?;
+    // SAFETY: not NULL and aligned, so by the caller's promise a live value that only this call uses.
+    Ok(unsafe { handle.as_mut() })
+}
+
 /// The value behind a handle, for the getters, where NULL has an answer of its own.
 ///
 /// # Safety

@@ -17,8 +17,11 @@ use std::ptr;
 /// item has its own status, which hostkv_reservation_get_span() tells. End the reservation with a commit or
 /// an abort.
 ///
+/// With HOSTKV_RESERVE_NO_WAIT in `request->flags` it is only sent: OK then says so, and hostkv_reservation_wait() has what
+/// became of it.
+///
 /// INVALID_ARGUMENT: among others a length of 0 or above max_object_bytes. READ_ONLY, DISCONNECTED, TIMEOUT
-/// (nothing is held then).
+/// (nothing is held then). QUOTA: with HOSTKV_RESERVE_NO_WAIT, 64 reservations of this session are not waited for yet.
 ///
 /// # Safety
 ///
@@ -62,6 +65,31 @@ pub unsafe extern "C" fn hostkv_reservation_get_count(
     guard::value(0, || {
         // SAFETY: the caller keeps the rules for pointers.
         unsafe { handle::lend_or_none(reservation) }.map_or(0, |r| r.0.count())
+    })
+}
+
+/// Waits for a reservation that was made with HOSTKV_RESERVE_NO_WAIT, at most `timeout_ms`; 0 only asks. A thread that stores
+/// batch after batch asks for the next ones before it copies, and finds the answers there: the opening comment has the loop.
+///
+/// OK: it is as hostkv_session_reserve() or hostkv_reservation_commit_and_reserve() would have made it, and what that one
+/// commits is committed. TIMEOUT: not yet, ask again. Anything else is what that call would have said: nothing is reserved, and
+/// all that is left is to end the reservation. Asked again it says the same; of any other reservation it says OK. Before it
+/// the spans and the commits say INVALID_ARGUMENT, and an abort waits, at most the session's timeout_ms, and says what this
+/// says.
+///
+/// # Safety
+///
+/// `reservation` has not been ended, and no other thread uses it meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_reservation_wait(
+    reservation: *mut hostkv_reservation,
+    timeout_ms: u32,
+) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers, and the one for this function.
+        unsafe { handle::lend_mut(reservation, "reservation") }?
+            .0
+            .wait(timeout_ms)
     })
 }
 
@@ -156,11 +184,15 @@ pub unsafe extern "C" fn hostkv_reservation_commit_and_acquire(
 /// serve the reserve; while the reserve waits for an eviction, what was committed is readable already. Ends the reservation,
 /// whatever it returns. On any other status than OK there is no next reservation and nothing is reserved.
 ///
+/// With HOSTKV_RESERVE_NO_WAIT in `request->flags` both are only sent, and what became of both, in these words,
+/// hostkv_reservation_wait() of the next reservation has.
+///
 /// OK: both were carried out; each item of the next reservation has its own status. EXPIRED: as for a commit, and nothing
 /// was reserved either. INVALID_ARGUMENT, among others a reservation of NULL, which has no session to reserve in, and
 /// whatever is wrong with the reserve: nothing is committed. TIMEOUT, DISCONNECTED: each key of the commit is either
 /// readable or not; ask with a lookup. SYSTEM: no memory for the next spans of a user that hostkvd does not trust;
-/// hostkv_last_error() says that the commit is done.
+/// hostkv_last_error() says that the commit is done. QUOTA: 64 reservations of this session are not waited for yet, and
+/// nothing is committed.
 ///
 /// # Safety
 ///

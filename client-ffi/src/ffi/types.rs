@@ -34,6 +34,9 @@ pub const HOSTKV_SESSION_SINGLE_MAPPING: u32 = 4;
 
 /// Request flag of an acquire: pin every key that is present, not only the leading run.
 pub const HOSTKV_ACQUIRE_ALL: u32 = 1;
+/// Request flag of a reserve, alone or behind a commit: send it and do not wait. hostkv_reservation_wait() comes before
+/// the spans.
+pub const HOSTKV_RESERVE_NO_WAIT: u32 = 2;
 
 /// Mapping that read spans point into.
 pub const HOSTKV_MAPPING_READ: u32 = 1;

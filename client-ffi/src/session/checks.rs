@@ -1,7 +1,8 @@
 //! What the arguments of a session's calls may be. Each refusal names the value, the limit and the remedy.
 
 use super::{
-    ACQUIRE_ALL, KeyspaceConfig, POPULATE, READ_ONLY, Request, SINGLE_MAPPING, SessionConfig,
+    ACQUIRE_ALL, KeyspaceConfig, POPULATE, READ_ONLY, RESERVE_NO_WAIT, Request, SINGLE_MAPPING,
+    SessionConfig,
 };
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
@@ -59,7 +60,7 @@ pub(super) fn keyspace(config: &KeyspaceConfig) -> Result<()> {
 
 /// A request's flags and texts; `known_flags` are those that the call understands.
 pub(super) fn request(request: &Request<'_>, known_flags: u32) -> Result<()> {
-    debug_assert!(known_flags & !ACQUIRE_ALL == 0);
+    debug_assert!(known_flags & !(ACQUIRE_ALL | RESERVE_NO_WAIT) == 0);
     known_bits("request.flags", request.flags, known_flags)?;
     if let Some(id) = request.request_id {
         plain_text("request.request_id", id, 1, MAX_REQUEST_ID_BYTES)?;

@@ -13,7 +13,7 @@
 
 use super::keyspaces::KeyspaceSet;
 use super::life::{Duty, Life, Refusal};
-use super::open_prefetches::OpenPrefetches;
+use super::places::Places;
 use super::{POPULATE, READ_ONLY, SINGLE_MAPPING, SessionConfig};
 use crate::connection::hello::{self, Opened, Wishes};
 use crate::connection::{Connection, ConnectionError, Deadline};
@@ -31,6 +31,7 @@ use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::hello::HelloReply;
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::request::Request as WireRequest;
+use hostkv_shm_protocol::wire::{MAX_OUTSTANDING, MAX_PREFETCHES};
 use std::os::fd::{OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +63,8 @@ pub(crate) struct Inner {
     write_base: Option<NonNull<u8>>,
     pub(crate) keyspaces: KeyspaceSet,
     pub(crate) lease_pool: LeasePool<Arc<Inner>>,
-    pub(crate) prefetches: OpenPrefetches,
+    pub(crate) prefetches: Places,
+    pub(crate) unwaited: Places,
     next_op_id: AtomicU64,
     is_torn_down: AtomicBool,
     pub(crate) hello: HelloReply,
@@ -147,7 +149,16 @@ impl Inner {
             write_base: parts.write_base,
             keyspaces: KeyspaceSet::new(),
             lease_pool: LeasePool::new(),
-            prefetches: OpenPrefetches::new(),
+            prefetches: Places::new(
+                MAX_PREFETCHES,
+                "prefetches of this session are open",
+                "end one first",
+            ),
+            unwaited: Places::new(
+                MAX_OUTSTANDING,
+                "reservations of this session were made without waiting and are not waited for yet",
+                "wait for one first",
+            ),
             next_op_id: AtomicU64::new(1),
             is_torn_down: AtomicBool::new(false),
             hello: reply,
@@ -347,16 +358,43 @@ impl Inner {
     /// Sends a request whose reply [`Inner::wait_for`] waits for; gives its number.
     pub(crate) fn begin(&self, request: &WireRequest) -> Result<u64> {
         let tick = self.read.heartbeat_tick();
+        self.try_begin(request)
+            .map_err(|error| self.explain(error, Some(tick)))
+    }
+
+    /// As [`Inner::begin`], with an error that says whether the request was sent.
+    pub(crate) fn try_begin(
+        &self,
+        request: &WireRequest,
+    ) -> core::result::Result<u64, ConnectionError> {
         let deadline = Deadline::after_ms(self.timeout_ms);
         self.noticed(self.connection.begin(request, deadline))
-            .map_err(|error| self.explain(error, Some(tick)))
     }
 
     /// Waits for the reply to a request that was begun; none when it did not come in time.
     pub(crate) fn wait_for(&self, request_id: u64, timeout_ms: u32) -> Result<Option<Reply>> {
+        self.try_wait_for(request_id, timeout_ms)
+            .map_err(|error| self.explain(error, None))
+    }
+
+    /// As [`Inner::wait_for`], with an error that says what the daemon made of the request.
+    pub(crate) fn try_wait_for(
+        &self,
+        request_id: u64,
+        timeout_ms: u32,
+    ) -> core::result::Result<Option<Reply>, ConnectionError> {
         let deadline = Deadline::after_ms(timeout_ms);
         self.noticed(self.connection.wait_for(request_id, deadline))
-            .map_err(|error| self.explain(error, None))
+    }
+
+    /// Limit of a call that uses the socket, in milliseconds.
+    pub(crate) fn timeout_ms(&self) -> u32 {
+        self.timeout_ms
+    }
+
+    /// Nobody will wait for the reply to this reserve any more; what it grants is given back.
+    pub(crate) fn forget_reserve(&self, request_id: u64, op_id: OpId) {
+        self.connection.forget_reserve(request_id, op_id);
     }
 
     /// Nobody will wait for the reply to this request any more.

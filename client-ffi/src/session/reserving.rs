@@ -5,11 +5,12 @@
 //! leaves nothing behind: before the request nothing was asked, and behind it the grants are given back.
 
 use super::inner::Inner;
-use super::{Request, ReserveItem, checks};
+use super::places::Place;
+use super::{RESERVE_NO_WAIT, Request, ReserveItem, checks};
 use crate::error::{Error, Result};
 use crate::reservation::Item;
 use hostkv_shm_protocol::extent::Extent;
-use hostkv_shm_protocol::id::{KeyspaceId, OpId};
+use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::{Ordering, fence};
 use hostkv_shm_protocol::wire::reply::ReservedItem;
@@ -19,8 +20,6 @@ use hostkv_shm_protocol::wire::request::{
 
 /// What a reserve was granted.
 pub(crate) struct Granted {
-    /// The number of its operation.
-    pub(crate) op_id: OpId,
     /// Every item of it, granted or not.
     pub(crate) items: Vec<Item>,
     /// The caller's request id; empty = none.
@@ -39,7 +38,7 @@ impl Inner {
     ) -> Result<Reserve> {
         checks::count("items", items.len(), self.hello.max_batch_keys)?;
         self.refuse_unopened(keyspace)?;
-        checks::request(request, 0)?;
+        checks::request(request, RESERVE_NO_WAIT)?;
         checks::key_lengths(items.iter().map(|item| &item.key))?;
         let items = items
             .iter()
@@ -52,6 +51,14 @@ impl Inner {
             device: request.device.unwrap_or_default().to_owned(),
             items,
         })
+    }
+
+    /// A place among the reservations that nobody has waited for yet, if the request is for one of those.
+    pub(crate) fn place_for(&self, request: &Request<'_>) -> Result<Option<Place<'_>>> {
+        match request.flags & RESERVE_NO_WAIT {
+            0 => Ok(None),
+            _ => self.unwaited.enter().map(Some),
+        }
     }
 
     fn wanted(
@@ -132,7 +139,6 @@ impl Inner {
             ));
         }
         Ok(Granted {
-            op_id,
             items,
             request_id,
             device,
