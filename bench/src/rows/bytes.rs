@@ -12,12 +12,14 @@ use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten, w
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
-use hostkv::session::Session;
+use hostkv::session::{RESERVE_NO_WAIT, Request, Session};
 use hostkv::{ChunkKey, KeyspaceId};
 use std::time::Instant;
 
 /// What every stored word is.
 const WORD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+/// How long an answer may take, in milliseconds.
+const WITHIN_MS: u32 = 5000;
 /// Bytes that a run stores, so that larger objects do not take longer.
 const RUN_BYTES: u64 = 64 << 20;
 /// Objects that are read in turns.
@@ -212,6 +214,8 @@ struct Stored {
     batched: f64,
     /// In batches, each commit with the next reserve.
     paired: f64,
+    /// The same, with two batches asked for ahead and no wait for an answer that is not there.
+    ahead: f64,
     copy: f64,
     trip: f64,
 }
@@ -250,6 +254,9 @@ impl Bench<'_> {
             let (paired, keys) = self.paired(next, batches, batch, len, &source)?;
             next += (batches + 2) * batch;
             stored.extend(keys);
+            let (ahead, keys) = self.ahead(next, batches, batch, len, &source)?;
+            next += (batches + 2) * batch;
+            stored.extend(keys);
             self.check(&stored, len)?;
             // The extents come back, so that no run waits for an eviction.
             remove(self.session, self.keyspace, &stored)?;
@@ -257,6 +264,7 @@ impl Bench<'_> {
                 single: median_of(single),
                 batched: median_of(batched),
                 paired,
+                ahead,
                 copy: self.best_copy(&source, len, batch)?,
                 trip: median_of(self.echo.trips_ns(200)?),
             })
@@ -294,6 +302,46 @@ impl Bench<'_> {
         }
         write(&reservation, source)?;
         reservation.commit().map_err(said)?;
+        Ok((median_of(times), stored))
+    }
+
+    /// As [`Bench::paired`], with each batch asked for two copies before its own.
+    fn ahead(
+        &self,
+        first: u64,
+        batches: u64,
+        batch: u64,
+        len: u64,
+        source: &[u64],
+    ) -> Result<(f64, Vec<ChunkKey>), String> {
+        let items_of =
+            |number: u64| items(first + number * batch..first + (number + 1) * batch, len);
+        let not_waiting = Request {
+            flags: RESERVE_NO_WAIT,
+            ..Request::default()
+        };
+        let ask = |number: u64| {
+            self.session
+                .reserve(self.keyspace, &items_of(number), &not_waiting)
+                .map_err(said)
+        };
+        let (mut now, mut then) = (ask(0)?, ask(1)?);
+        let mut stored = Vec::new();
+        let mut times = Vec::new();
+        for number in 0..batches {
+            stored.extend(items_of(number).iter().map(|item| item.key));
+            let next = items_of(number + 2);
+            let begin = Instant::now();
+            now.wait(WITHIN_MS).map_err(said)?;
+            write(&now, source)?;
+            let after = now
+                .commit_and_reserve(self.keyspace, &next, &not_waiting)
+                .map_err(said)?;
+            times.push(begin.elapsed().as_nanos() as f64 / batch as f64);
+            now = std::mem::replace(&mut then, after);
+        }
+        // Each abort waits first, so all of it is committed behind them.
+        now.abort().and_then(|()| then.abort()).map_err(said)?;
         Ok((median_of(times), stored))
     }
 
@@ -499,6 +547,16 @@ fn add_rows(
         .limit(format!("copy + 1 trip / {batch}"), copy + trip / batch)
         .noise(store.noise)
         .note("target: 1.2 x copy + 1 trip / batch"),
+    );
+    report.row(
+        Row::new(
+            format!("store batch after batch of {batch}, two asked for ahead, {size}, an object"),
+            Unit::Nanoseconds,
+            store.median(|run| run.ahead),
+            Goal::RatioAtMost(1.2),
+        )
+        .limit("copy", copy)
+        .noise(store.noise),
     );
 }
 
