@@ -18,7 +18,7 @@
 //! Everything that leaves the index goes through one door: it is unpublished, becomes a zombie, and the next scan
 //! either frees it or keeps it while a pin names it. The states are drawn in [`entries`].
 //!
-//! Modules, each using only those above it: [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
+//! Modules, each using only those above it: `numbers`, [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
 //! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `pair`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
@@ -40,6 +40,7 @@ pub mod ledger;
 mod links;
 mod list;
 pub mod names;
+mod numbers;
 mod pair;
 mod parked;
 mod pins;
@@ -89,11 +90,12 @@ use jobs::JobBook;
 use l2::{L2, L2Config};
 use ledger::Ledger;
 use names::Names;
+use numbers::NumberMap;
 use parked::Progress;
 use pins::PinMarks;
 use remove::Sweep;
 use scan::ScanStage;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use touches::RecencyRound;
 use watermark::Watermark;
 
@@ -168,7 +170,7 @@ pub struct Store {
     policy: Box<dyn Policy>,
     watermark: Watermark,
     sessions: Vec<Option<Ledger>>,
-    session_slots: HashMap<SessionId, usize>,
+    session_slots: NumberMap<SessionId, usize>,
     last_session: u64,
     stats: Stats,
     ages: Ages,
@@ -244,7 +246,7 @@ impl Store {
             allocator: Allocator::new(units, entry_count),
             names: Names::default(),
             sessions: Vec::new(),
-            session_slots: HashMap::new(),
+            session_slots: NumberMap::default(),
             last_session: 0,
             stats: Stats::default(),
             ages: Ages::new(entry_count),

@@ -9,6 +9,7 @@
 //! found, and the store removes them in slices.
 
 use super::Refusal;
+use super::numbers::NumberMap;
 use crate::tiers::TierSpace;
 use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::status::Status;
@@ -59,7 +60,7 @@ pub struct Asker {
 #[derive(Debug, Default)]
 pub struct Names {
     by_name: HashMap<(String, String), KeyspaceId>,
-    by_id: HashMap<KeyspaceId, Keyspace>,
+    by_id: NumberMap<KeyspaceId, Keyspace>,
     last_id: u32,
 }
 

@@ -140,8 +140,14 @@ impl Store {
             ));
         }
         let most = self.max_object_bytes();
+        let mut checked = None;
         for (i, item) in request.items.iter().enumerate() {
-            self.check_keyspace(slot, item.key.keyspace())?;
+            // Nearly always they are all of one.
+            let keyspace = item.key.keyspace();
+            if checked != Some(keyspace) {
+                self.check_keyspace(slot, keyspace)?;
+                checked = Some(keyspace);
+            }
             if item.len_bytes == 0 || u64::from(item.len_bytes) > most {
                 return refuse(format!(
                     "item {i} asks for {} bytes; allowed are 1 to {most} (max_object_bytes)",

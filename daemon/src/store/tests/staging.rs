@@ -6,6 +6,7 @@ use hostkv_shm_protocol::wire::reply::CommittedItem;
 use nix::errno::Errno;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 

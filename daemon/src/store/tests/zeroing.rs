@@ -8,6 +8,7 @@ use crate::workers::{Job, JobEnd, Task};
 use hostkv_shm_protocol::wire::reply::Audit;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 const UNIT: usize = ALIGN as usize;
