@@ -22,6 +22,7 @@ pub mod alive;
 mod connection;
 mod listener;
 mod liveness;
+mod pace;
 mod peer;
 mod reports;
 mod session;
@@ -331,7 +332,8 @@ impl Server {
                 client.hung_up(shared, monotonic_ns())
             });
         } else if flags.contains(EpollFlags::EPOLLIN) {
-            for _ in 0..FRAMES_PER_TURN {
+            let mut frames = 0;
+            while frames < FRAMES_PER_TURN {
                 step = self.call(client, |client, shared| {
                     if client.may_read() {
                         client.step(shared, monotonic_ns())
@@ -349,6 +351,14 @@ impl Server {
                     Some(Step::Opened) => self.half_open.remove(client),
                     Some(Step::Handled) => {}
                     _ => break,
+                }
+                frames += 1;
+                let is_alone = self
+                    .clients
+                    .get_mut(&client)
+                    .is_some_and(|(client, _)| client.pace.comes_alone(frames));
+                if is_alone {
+                    break;
                 }
             }
         }

@@ -30,6 +30,7 @@ use hostkv_shm_protocol::wire::{MAX_FRAME_BYTES, MAX_OUTSTANDING, WireError};
 
 use super::connection::{Connection, FrameBuffer, Packet, Received, SendError};
 use super::liveness::{self, LeaseFile, Use};
+use super::pace::Pace;
 use super::peer::Peer;
 use super::shared::Shared;
 use super::{SECOND_NS, monotonic_ns};
@@ -128,6 +129,8 @@ pub struct Client {
     pidfd: OwnedFd,
     must_attest: bool,
     state: State,
+    /// The loop's note of how its packets come.
+    pub(super) pace: Pace,
 }
 
 impl Client {
@@ -147,6 +150,7 @@ impl Client {
             pidfd: peer.pidfd,
             must_attest: peer.must_attest,
             state: State::AwaitHello { connection, nonce },
+            pace: Pace::default(),
         })
     }
 
