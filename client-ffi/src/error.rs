@@ -91,7 +91,9 @@ impl From<LeaseError> for Error {
     fn from(error: LeaseError) -> Error {
         let status = match &error {
             LeaseError::Foreign { .. } => Status::VersionMismatch,
-            LeaseError::TooShort(_) | LeaseError::Recency(_) => Status::Internal,
+            LeaseError::TooShort(_) | LeaseError::Recency(_) | LeaseError::Commits(_) => {
+                Status::Internal
+            }
         };
         Error::new(
             status,

@@ -38,7 +38,7 @@ use crate::server::{
 };
 use crate::signal::Signals;
 use crate::store::l2::L2Config;
-use crate::store::{SLICE_NS, Store, StoreConfig};
+use crate::store::{GRANT_SHARES, SLICE_NS, Store, StoreConfig};
 use crate::systemd::listen;
 use crate::telemetry::{PROCESSORS, Processor, Telemetry};
 use crate::tiers::{self, Tiers};
@@ -366,6 +366,7 @@ fn parse_boot_id(text: &str) -> io::Result<[u64; 2]> {
 pub fn store_config(config: &Config, payload_len: u64) -> StoreConfig {
     let nanos = |ttl: Duration| ttl.as_nanos() as u64;
     StoreConfig {
+        grant_shares: GRANT_SHARES,
         payload_len,
         align_bytes: config.pool.align_bytes as u32,
         policy: config.eviction.policy,

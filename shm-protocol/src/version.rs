@@ -3,6 +3,7 @@
 use crate::control::{bucket::Bucket, entry::Entry, header::ControlHeader};
 use crate::key::KNOWN_HASH;
 use crate::layout::Layout;
+use crate::lease::commits::CommitRecord;
 use crate::lease::events::EventRecord;
 use crate::lease::header::LeaseHeader;
 
@@ -16,12 +17,13 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub const PACKAGE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Every layout that both sides map.
-pub const LAYOUTS: [Layout; 5] = [
+pub const LAYOUTS: [Layout; 6] = [
     ControlHeader::LAYOUT,
     Bucket::LAYOUT,
     Entry::LAYOUT,
     LeaseHeader::LAYOUT,
     EventRecord::LAYOUT,
+    CommitRecord::LAYOUT,
 ];
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits, over name and size of every layout and name, offset and size of every

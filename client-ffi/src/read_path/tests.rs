@@ -6,7 +6,7 @@ use hostkv_shm_protocol::control::header::HeaderInit;
 use hostkv_shm_protocol::control::writer::IndexWriter;
 use hostkv_shm_protocol::id::{InstanceId, SessionId};
 use hostkv_shm_protocol::key::HashSecret;
-use hostkv_shm_protocol::lease::counters::split_read_keys;
+use hostkv_shm_protocol::lease::counters::split_keys;
 use hostkv_shm_protocol::sum::sum_of;
 
 const ALIGN: u32 = 4096;
@@ -142,7 +142,7 @@ impl Pool {
         let load = |counter| self.daemon_counters.load(counter);
         (
             load(Counter::ReadRequests),
-            split_read_keys(load(Counter::ReadKeys)),
+            split_keys(load(Counter::ReadKeys)),
             load(Counter::L1ReadKeys),
         )
     }

@@ -41,11 +41,19 @@ pub enum TimedRequest {
     PrefetchEnd,
     /// COMMIT_RESERVE.
     CommitReserve,
+    /// GRANT.
+    Grant,
+    /// RETURN.
+    Return,
+    /// COMMIT_GRANTED.
+    CommitGranted,
+    /// FLUSH, until the commits are readable that it waits for.
+    Flush,
 }
 
 impl TimedRequest {
     /// All of them, in the order of their numbers.
-    pub const ALL: [TimedRequest; 16] = [
+    pub const ALL: [TimedRequest; 20] = [
         TimedRequest::Resolve,
         TimedRequest::Reserve,
         TimedRequest::Commit,
@@ -62,6 +70,10 @@ impl TimedRequest {
         TimedRequest::Prefetch,
         TimedRequest::PrefetchEnd,
         TimedRequest::CommitReserve,
+        TimedRequest::Grant,
+        TimedRequest::Return,
+        TimedRequest::CommitGranted,
+        TimedRequest::Flush,
     ];
 
     /// The value of the label `request`.
@@ -83,6 +95,10 @@ impl TimedRequest {
             TimedRequest::Prefetch => "prefetch",
             TimedRequest::PrefetchEnd => "prefetch_end",
             TimedRequest::CommitReserve => "commit_reserve",
+            TimedRequest::Grant => "grant",
+            TimedRequest::Return => "return",
+            TimedRequest::CommitGranted => "commit_granted",
+            TimedRequest::Flush => "flush",
         }
     }
 }
@@ -123,10 +139,7 @@ mod tests {
             }
         }
         let counts = TimedRequest::ALL.map(|request| durations.of(request).count());
-        assert_eq!(
-            counts,
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
-        );
+        assert_eq!(counts, std::array::from_fn(|at| at as u64 + 1));
         let mut labels = TimedRequest::ALL.map(TimedRequest::label);
         labels.sort_unstable();
         assert!(labels.is_sorted_by(|a, b| a < b), "{labels:?}");

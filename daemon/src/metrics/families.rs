@@ -260,7 +260,7 @@ families! {
         Gauge Bytes "hostkv_l1_pinned_bytes" l1_pinned_bytes: u64,
             "Payload bytes of pinned objects, at most a second old.";
         Gauge Bytes "hostkv_l1_reserved_bytes" l1_reserved_bytes: u64,
-            "Payload bytes of reservations that are not yet committed or aborted.";
+            "Payload bytes of reservations that are not yet committed or aborted, and granted ahead of need.";
         Gauge Bytes "hostkv_l1_quarantined_bytes" l1_quarantined_bytes: u64,
             "Payload bytes of expired reservations whose writer may still write.";
         Gauge Bytes "hostkv_orphaned_bytes" orphaned_bytes: u64,

@@ -406,7 +406,7 @@ fn a_histogram_of_each_request_spans_1_us_to_10_s() {
         assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
     }
     let requests = shown.matches("_count{").count();
-    assert_eq!(requests, 16, "{shown}");
+    assert_eq!(requests, 20, "{shown}");
 }
 
 #[test]

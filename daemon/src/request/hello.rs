@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 
 use hostkv_shm_protocol::id::{InstanceId, SessionId};
+use hostkv_shm_protocol::lease::commits::{COMMIT_RECORDS, Commits};
 use hostkv_shm_protocol::lease::counters::Counters;
 use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::PinSlots;
@@ -55,12 +56,56 @@ pub struct Opened {
     pub can_write: bool,
     /// What the client is told.
     pub reply: HelloReply,
+    /// What became of its wish for a commit ring.
+    pub ring: Ring,
     /// Its lease segment, for the client.
     pub lease: OwnedFd,
     /// The daemon's own descriptor of it.
     pub own_lease: OwnedFd,
     /// Its staging segment, for a client that may write and must not write into the payload.
     pub staging: Option<OwnedFd>,
+}
+
+/// What became of a wish for a commit ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    /// There was none.
+    NotAsked,
+    /// The session has one.
+    Given,
+    /// What the session commits must be copied by the daemon first.
+    Staged,
+    /// Each key must be weighed against its keyspace's quota when its room is reserved.
+    KeyspaceQuota,
+}
+
+impl Ring {
+    fn of(is_staged: bool, store: &Store) -> Ring {
+        if is_staged {
+            Ring::Staged
+        } else if store.has_keyspace_quota() {
+            Ring::KeyspaceQuota
+        } else {
+            Ring::Given
+        }
+    }
+
+    fn record_count(self) -> u32 {
+        match self {
+            Ring::Given => COMMIT_RECORDS,
+            Ring::NotAsked | Ring::Staged | Ring::KeyspaceQuota => 0,
+        }
+    }
+
+    /// What the log says of it.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Ring::NotAsked => "",
+            Ring::Given => ", commits by ring",
+            Ring::Staged => ", commits by socket because its writes are staged",
+            Ring::KeyspaceQuota => ", commits by socket because of --keyspace-quota",
+        }
+    }
 }
 
 /// Refuses a client of another version; its HELLO is not read further.
@@ -105,6 +150,15 @@ pub fn open(
             ),
         });
     }
+    let wants_ring = hello.flags & hello_flags::ASYNC_COMMIT != 0;
+    if wants_ring && is_read_only {
+        return Err(Refusal {
+            status: Status::InvalidArgument,
+            text: "HELLO asks for ASYNC_COMMIT with READ_ONLY, and a session that does not write commits nothing; leave one \
+                   of them out"
+                .to_owned(),
+        });
+    }
     ballast::refuse_more("open a session")?;
     let open_count = store.session_count();
     if open_count >= limits.max_sessions {
@@ -118,7 +172,13 @@ pub fn open(
     }
     let slot_count = slot_count(hello.pin_slot_count, limits.max_pins)?;
 
-    let geometry = LeaseGeometry::new(slot_count, facts.entry_count);
+    let is_staged = !is_read_only && (!applicant.is_trusted || facts.is_sealed);
+    let ring = match wants_ring {
+        true => Ring::of(is_staged, store),
+        false => Ring::NotAsked,
+    };
+    let geometry =
+        LeaseGeometry::new(slot_count, facts.entry_count).with_commits(ring.record_count());
     let segment = segment::create_lease(geometry.segment_len()).map_err(|error| Refusal {
         status: Status::System,
         text: error.to_string(),
@@ -127,7 +187,6 @@ pub fn open(
         status: Status::System,
         text: error.to_string(),
     })?;
-    let is_staged = !is_read_only && (!applicant.is_trusted || facts.is_sealed);
     let staging_bytes = match is_staged {
         true => store
             .reserve_quota_bytes()
@@ -155,6 +214,7 @@ pub fn open(
     Ok(Opened {
         session,
         can_write: !is_read_only,
+        ring,
         reply: HelloReply {
             instance_id: facts.instance_id,
             daemon_thread_id: facts.daemon_thread_id,
@@ -210,9 +270,10 @@ fn lease_parts(
                 Recency::new(view, geometry)?,
                 Counters::new(view)?,
                 Events::new(view, geometry)?,
+                Commits::new(view, geometry)?,
             ))
         });
-    let (pins, recency, counters, events) = parts.map_err(|error| Refusal {
+    let (pins, recency, counters, events, commits) = parts.map_err(|error| Refusal {
         status: Status::Internal,
         text: error.to_string(),
     })?;
@@ -221,6 +282,7 @@ fn lease_parts(
         recency,
         counters,
         events,
+        commits,
         mapping: Box::new(mapping),
     })
 }

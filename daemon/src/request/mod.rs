@@ -4,7 +4,7 @@
 //! checked its form, and [`hello::open`] for the first. Nothing here knows of sockets.
 //!
 //! ```text
-//!   Request --> execute --> resolve, reserve, commit, commit_reserve, abort, remove, clear, … --> Answer
+//!   Request --> execute --> resolve, reserve, commit, commit_reserve, grant, flush, abort, remove, … --> Answer
 //!                      \--> state, reload: allowed? ---------------------> Answer::OfLoop, carried out by server/
 //!   Hello   --> hello::open --> lease segment, the session's account --> HelloReply
 //! ```
@@ -15,6 +15,8 @@ mod bye;
 mod clear;
 mod commit;
 mod commit_reserve;
+mod flush;
+mod grant;
 pub mod hello;
 mod list;
 mod ping;
@@ -117,13 +119,15 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
     let session = caller.session;
     let grows = match &request {
         Request::Resolve(_) => Some("open a keyspace"),
-        Request::Reserve(_) | Request::CommitReserve(..) => Some("reserve"),
+        Request::Reserve(_) | Request::CommitReserve(..) | Request::Grant(_) => Some("reserve"),
         Request::Prefetch(_) => Some("prefetch"),
         _ => None,
     };
     if let Some(Err(refusal)) = grows.map(ballast::refuse_more) {
         return Answer::Reply(refused(refusal));
     }
+    // What the session has finished in its ring came before this request.
+    store.drain_ring_of(session, now);
     match request {
         Request::Resolve(request) => resolve::resolve(store, session, &request).into(),
         Request::Reserve(request) => reserve::reserve(store, session, request, now),
@@ -143,6 +147,10 @@ pub fn execute(store: &mut Store, caller: &Caller, request: Request, now: Nanos)
         Request::Reload => reload::reload(caller),
         Request::Prefetch(request) => prefetch::prefetch(store, session, request, now),
         Request::PrefetchEnd { op_id } => prefetch::end(store, session, op_id, now).into(),
+        Request::Grant(request) => grant::grant(store, session, &request, now).into(),
+        Request::Return(items) => grant::give_back(store, session, &items).into(),
+        Request::CommitGranted(items) => grant::commit(store, session, &items, now),
+        Request::Flush { position } => flush::flush(store, session, position),
     }
 }
 
@@ -152,6 +160,8 @@ pub fn resumed(resumed: Resumed) -> Reply {
         ResumedAnswer::Reserved(items) => Reply::Reserved(items),
         ResumedAnswer::Committed(items) => Reply::Committed(items),
         ResumedAnswer::CommitReserved(pair) => Reply::CommitReserved(pair.committed, pair.reserved),
+        ResumedAnswer::GrantedCommitted(items) => Reply::GrantedCommitted(items),
+        ResumedAnswer::Flushed => Reply::Flushed,
         ResumedAnswer::Cleared(count) => Reply::Cleared(count),
         ResumedAnswer::Prefetched(outcome) => Reply::Prefetched(outcome),
     }

@@ -44,6 +44,7 @@ pub(crate) fn pool() -> (Store, PoolFacts) {
         check_every: 0,
     });
     let config = StoreConfig {
+        grant_shares: crate::store::GRANT_SHARES,
         payload_len: PAYLOAD_BYTES,
         align_bytes: 4096,
         policy: EvictionPolicy::Lru,

@@ -25,8 +25,8 @@ use super::connection::{Connection, FrameBuffer, Received};
 /// loop here.
 const FRAMES_AT_MOST: usize = 65_536;
 
-/// Reads what the socket still holds and carries out COMMIT, also that of a COMMIT_RESERVE, ABORT and BYE, in their order;
-/// true when there was a BYE, after which nothing counts.
+/// Reads what the socket still holds and carries out COMMIT, also that of a COMMIT_RESERVE, ABORT and BYE, and what the like is
+/// for granted entries, in their order; true when there was a BYE, after which nothing counts.
 pub fn final_drain(
     connection: &Connection,
     buffer: &mut FrameBuffer,
@@ -40,8 +40,13 @@ pub fn final_drain(
                     .and_then(|(header, body)| Request::decode(&header, body));
                 match request {
                     Ok(Request::Bye) => return true,
-                    Ok(request @ (Request::Commit(_) | Request::Abort(_))) => carry_out(request),
                     Ok(Request::CommitReserve(held, _)) => carry_out(Request::Commit(held)),
+                    Ok(
+                        request @ (Request::Commit(_)
+                        | Request::Abort(_)
+                        | Request::CommitGranted(_)
+                        | Request::Return(_)),
+                    ) => carry_out(request),
                     // Nobody is there to hear of anything else, nor of a malformed frame.
                     Ok(_) | Err(_) => {}
                 }

@@ -16,6 +16,9 @@
 //!   then, while the store has work: one slice of it, and the replies of requests that it finished
 //! ```
 //!
+//! In every turn it also looks into the commit rings of the sessions that have one. Before it sleeps it says so, and looks
+//! again, because such a session rings the socket only for a sleeper ([`hostkv_shm_protocol::lease::commits::Doorbell`]).
+//!
 //! While the store has work the loop does not sleep, and no slice holds a request up for more than a millisecond.
 
 pub mod alive;
@@ -49,6 +52,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use hostkv_shm_protocol::control::header::{HeaderView, State};
+use hostkv_shm_protocol::lease::commits::Doorbell;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::Ordering;
 use hostkv_shm_protocol::wire::reply::Reply;
@@ -170,6 +174,7 @@ pub struct Server {
     last_client: u64,
     half_open: HalfOpen,
     header: HeaderView,
+    doorbell: Doorbell,
     alive: AliveMark,
     reports: Reports,
     next_fold: Nanos,
@@ -216,6 +221,7 @@ impl Server {
             questions: parts.questions,
             workers: parts.workers,
             header: parts.store.header(),
+            doorbell: Doorbell::new(parts.store.header()),
             shared: Shared::new(
                 parts.store,
                 parts.facts,
@@ -253,7 +259,7 @@ impl Server {
         loop {
             let is_busy =
                 self.shared.store.has_work() || (spin_ns > 0 && monotonic_ns() < spin_until);
-            let timeout = if is_busy {
+            let timeout = if is_busy || !self.may_sleep() {
                 EpollTimeout::ZERO
             } else {
                 EpollTimeout::NONE
@@ -263,12 +269,16 @@ impl Server {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
             };
+            if self.shared.store.has_rings() {
+                self.doorbell.get_up();
+            }
             for event in &events[..count] {
                 if let Some(signal) = self.handle(event.data(), event.events())? {
                     log::info!("Stopping on {signal}.");
                     return Ok(self.stop());
                 }
             }
+            let has_drained = self.shared.store.has_rings() && self.drain_rings();
             if self.shared.store.has_work() {
                 self.work();
             }
@@ -277,10 +287,28 @@ impl Server {
             }
             self.shared.hand_tier_work_over();
             self.shared.hand_events_over();
-            if count > 0 && spin_ns > 0 {
+            if (count > 0 || has_drained) && spin_ns > 0 {
                 spin_until = monotonic_ns() + spin_ns;
             }
         }
+    }
+
+    /// Says that the loop is about to sleep; false when a commit ring has work after all.
+    fn may_sleep(&self) -> bool {
+        if !self.shared.store.has_rings() {
+            return true;
+        }
+        self.doorbell.lie_down();
+        !self.shared.store.have_rings_work()
+    }
+
+    /// Carries out what lies in the commit rings, and sends the replies that waited for it; whether there was anything.
+    fn drain_rings(&mut self) -> bool {
+        let has_work = self.shared.store.have_rings_work();
+        for done in self.shared.store.drain_rings(monotonic_ns()) {
+            self.resume(done);
+        }
+        has_work
     }
 
     /// Handles one event; gives the signal's name when it is time to stop.

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use hostkv_shm_protocol::id::SessionId;
 use hostkv_shm_protocol::status::Status;
-use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
+use hostkv_shm_protocol::wire::header::{DOORBELL, FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, NONCE_BYTES};
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::report::SessionState;
@@ -57,6 +57,10 @@ fn timed(request: &Request) -> Option<TimedRequest> {
         Request::Reload => TimedRequest::Reload,
         Request::Prefetch(_) => TimedRequest::Prefetch,
         Request::PrefetchEnd { .. } => TimedRequest::PrefetchEnd,
+        Request::Grant(_) => TimedRequest::Grant,
+        Request::Return(_) => TimedRequest::Return,
+        Request::CommitGranted(_) => TimedRequest::CommitGranted,
+        Request::Flush { .. } => TimedRequest::Flush,
         Request::Bye => return None,
     })
 }
@@ -247,9 +251,11 @@ impl Client {
                 match receive(connection, &mut shared.buffer, |frame, _| {
                     read_request(frame)
                 }) {
-                    Inbound::Decoded((header, request)) => {
+                    Inbound::Decoded(Some((header, request))) => {
                         self.request(shared, header, request, now)
                     }
+                    // The loop is awake now, and that is all it is for.
+                    Inbound::Decoded(None) => Step::Handled,
                     other => self.no_frame(shared, other),
                 }
             }
@@ -308,7 +314,7 @@ impl Client {
         };
         let id = opened.session;
         log::info!(
-            "Session {} opened: uid {}, pid {}, name {:?}, libhostkv {:?}, {} pin slots, {}",
+            "Session {} opened: uid {}, pid {}, name {:?}, libhostkv {:?}, {} pin slots, {}{}",
             id.0,
             self.applicant.uid,
             self.applicant.pid,
@@ -320,6 +326,7 @@ impl Client {
                 (None, true) => "read-write",
                 (None, false) => "read-only",
             },
+            opened.ring.describe(),
         );
         shared.clients.insert(id, self.number);
         let handout = &shared.handout;
@@ -644,14 +651,17 @@ fn receive<T>(
     }
 }
 
-/// Reads a session's request.
-fn read_request(frame: &[u8]) -> Inbound<(FrameHeader, Request)> {
+/// Reads a session's request; none is the doorbell.
+fn read_request(frame: &[u8]) -> Inbound<Option<(FrameHeader, Request)>> {
+    if *frame == DOORBELL {
+        return Inbound::Decoded(None);
+    }
     let (header, body) = match FrameHeader::decode(frame) {
         Ok(decoded) => decoded,
         Err(error) => return Inbound::malformed(0, &error),
     };
     match Request::decode(&header, body) {
-        Ok(request) => Inbound::Decoded((header, request)),
+        Ok(request) => Inbound::Decoded(Some((header, request))),
         Err(error) => Inbound::malformed(header.request_id, &error),
     }
 }

@@ -22,6 +22,7 @@ impl Store {
         };
         let mut faults = Vec::new();
         let mut linked = 0;
+        let mut granted: HashMap<u32, u64> = HashMap::new();
         let (mut dirty_count, mut dirty_bytes) = (0, 0);
         for number in 0..self.entries.entry_count() {
             let entry = EntryNumber(number);
@@ -29,7 +30,10 @@ impl Store {
             let state = self.entries.state(entry);
             let (count, sum) = match state {
                 EntryState::Free => (&mut audit.free_count, None),
-                EntryState::Reserved | EntryState::Committing | EntryState::Loading => {
+                EntryState::Reserved
+                | EntryState::Committing
+                | EntryState::Loading
+                | EntryState::Granted => {
                     (&mut audit.reserved_count, Some(&mut audit.reserved_bytes))
                 }
                 EntryState::Committed => (&mut audit.object_count, Some(&mut audit.object_bytes)),
@@ -46,6 +50,11 @@ impl Store {
                 Some(sum) if bytes > 0 => *sum += bytes,
                 None if bytes == 0 => {}
                 _ => faults.push(format!("entry {number} is {state:?} and has {bytes} bytes")),
+            }
+            if state == EntryState::Granted
+                && let Some(owner) = self.entries.owner(entry)
+            {
+                *granted.entry(owner).or_default() += bytes;
             }
             if matches!(
                 state,
@@ -84,7 +93,10 @@ impl Store {
         audit.zombie_bytes += dirty_bytes;
         self.audit_sums(&audit, linked, &mut faults);
         self.audit_keyspaces(&mut faults);
-        for ledger in self.sessions.iter().flatten() {
+        for (slot, ledger) in self.sessions.iter().enumerate() {
+            let Some(ledger) = ledger else {
+                continue;
+            };
             let pins = &ledger.lease.pins;
             audit.pin_count += (0..pins.scan_len())
                 .filter(|slot| pins.scan(*slot).entry().is_some())
@@ -96,6 +108,14 @@ impl Store {
                 .map(|entry| self.extent_bytes(*entry))
                 .sum::<u64>()
                 + self.committing_bytes(ledger.id);
+            let granted = granted.remove(&(slot as u32)).unwrap_or_default();
+            if granted != ledger.granted_bytes {
+                faults.push(format!(
+                    "session {} is charged {} granted bytes and holds {granted}",
+                    ledger.id.0, ledger.granted_bytes
+                ));
+            }
+            let held = held + granted;
             if let Some(staging) = &ledger.staging {
                 let (units, count) = staging.usage();
                 let committing: usize = self
@@ -119,6 +139,18 @@ impl Store {
                     ledger.id.0, ledger.reserved_bytes
                 ));
             }
+        }
+        let charged: u64 = self
+            .sessions
+            .iter()
+            .flatten()
+            .map(|l| l.granted_bytes)
+            .sum();
+        if charged != self.granted_bytes || !granted.is_empty() {
+            faults.push(format!(
+                "{} granted bytes are booked, {charged} charged, and sessions that have ended own {granted:?}",
+                self.granted_bytes
+            ));
         }
         faults.extend(self.audit_l2());
         audit.verdict = faults.join("; ");

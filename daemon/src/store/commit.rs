@@ -49,7 +49,14 @@ impl Store {
         let mut items = Vec::with_capacity(held.items.len());
         let mut bytes = 0;
         for (at, item) in held.items.iter().enumerate().rev() {
-            if self.is_reserved(slot, item) && belongs(&reservation, at, item) {
+            if !belongs(&reservation, at, item) {
+                continue;
+            }
+            if self.is_owned(slot, item, EntryState::Quarantine) {
+                // Another commit of the key came first, and this one has nothing to add.
+                self.give_back_held(slot, item.entry);
+                answers[at] = committed(Status::Exists, 0);
+            } else if self.is_reserved(slot, item) {
                 let entry = item.entry;
                 self.entries.set_state(entry, EntryState::Committing, None);
                 bytes += self.extent_bytes(entry);
@@ -69,7 +76,7 @@ impl Store {
         let mut commit = WaitingCommit {
             ticket: Ticket::NONE,
             session: id,
-            op_id: held.op_id,
+            op_id: Some(held.op_id),
             answers,
             undone: items.len(),
             items,
@@ -130,6 +137,7 @@ impl Store {
         let mut commit = self.commits.take(ticket)?;
         let session = commit.session;
         let next = commit.next.take();
+        let is_granted = commit.op_id.is_none();
         let answers = self.finish_commit(commit, now);
         if !self.session_slots.contains_key(&session) {
             return None;
@@ -139,7 +147,10 @@ impl Store {
             None => Some(Resumed {
                 session,
                 ticket,
-                answer: ResumedAnswer::Committed(answers),
+                answer: match is_granted {
+                    true => ResumedAnswer::GrantedCommitted(answers),
+                    false => ResumedAnswer::Committed(answers),
+                },
             }),
         }
     }
@@ -169,7 +180,7 @@ impl Store {
             }
         }
         self.stats.l1_write_keys += u64::from(stored);
-        if let Some(mut reservation) = self.take_committing(&mut commit) {
+        if let Some((op_id, mut reservation)) = self.take_committing(&mut commit) {
             reservation.stored += stored;
             reservation.committing -= count;
             if stored > 0 {
@@ -179,7 +190,7 @@ impl Store {
                     now.saturating_sub(reservation.reserved_at) as f64 / SECOND as f64
                 );
             }
-            self.put_reservation_back(commit.session, commit.op_id, reservation, now);
+            self.put_reservation_back(commit.session, op_id, reservation, now);
         }
         answers
     }
@@ -207,18 +218,20 @@ impl Store {
     }
 
     /// The reservation that a commit is of: its session has it, or it was left behind with the newest commit of it.
-    fn take_committing(&mut self, commit: &mut WaitingCommit) -> Option<Reservation> {
+    fn take_committing(&mut self, commit: &mut WaitingCommit) -> Option<(OpId, Reservation)> {
+        let op_id = commit.op_id?;
         if let Some(reservation) = commit.left_behind.take() {
-            return Some(reservation);
+            return Some((op_id, reservation));
         }
-        match self.session_mut(commit.session) {
-            Some((_, ledger)) => ledger.reservations.remove(&commit.op_id),
+        let reservation = match self.session_mut(commit.session) {
+            Some((_, ledger)) => ledger.reservations.remove(&op_id),
             None => self
                 .commits
-                .last_of(commit.session, commit.op_id)?
+                .last_of(commit.session, op_id)?
                 .left_behind
                 .take(),
-        }
+        };
+        Some((op_id, reservation?))
     }
 
     /// Gives entries of a reservation back.

@@ -33,7 +33,8 @@ pub(super) struct Item {
 pub(super) struct WaitingCommit {
     pub(super) ticket: Ticket,
     pub(super) session: SessionId,
-    pub(super) op_id: OpId,
+    /// The reservation's operation; none when granted entries are committed.
+    pub(super) op_id: Option<OpId>,
     /// Answers so far; those of `items` are still to be given.
     pub(super) answers: Vec<CommittedItem>,
     /// What is to be published, in the order in which it will be: the last of the request first.
@@ -92,7 +93,7 @@ impl Commits {
         self.waiting
             .iter_mut()
             .rev()
-            .find(|commit| (commit.session, commit.op_id) == (session, op_id))
+            .find(|commit| (commit.session, commit.op_id) == (session, Some(op_id)))
     }
 
     /// Has a reserve come behind the commit of this ticket.

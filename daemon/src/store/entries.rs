@@ -21,8 +21,11 @@
 //! With `--zero-on-reuse` an extent that is given back is zeroed before anybody gets it: every arrow to Free, or from Zombie
 //! to Revoked, goes by way of Dirty, where the entry keeps its number and its extent until a worker has done so.
 //!
-//! Committed entries are linked in the eviction order, free ones in the free list; both use the same two
-//! links, because an entry is never in both.
+//! An extent that is granted ahead of need is Granted until its session names a key for it: Free --GRANT--> Granted --linked-->
+//! Committing --> Committed, or Free again by RETURN or death.
+//!
+//! Committed entries are linked in the eviction order, free ones in the free list, granted ones in their session's list; all
+//! use the same two links, because an entry is never in two of them.
 
 use super::links::{EntryList, Link, Linked, NONE};
 use hostkv_shm_protocol::id::EntryNumber;
@@ -49,6 +52,8 @@ pub enum EntryState {
     Committing = 7,
     /// Holds an extent that a tier fills; linked in the index, not readable, owned by nobody.
     Loading = 8,
+    /// Holds an extent that its owner has ahead of need; has no key.
+    Granted = 9,
 }
 
 const STATE_SHIFT: u32 = 28;
@@ -76,7 +81,7 @@ impl Linked for Aux {
 pub struct EntryTable {
     aux: Vec<Aux>,
     free_head: u32,
-    counts: [u32; 9],
+    counts: [u32; 10],
 }
 
 impl EntryTable {
@@ -95,7 +100,7 @@ impl EntryTable {
         EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
-            counts: [entry_count, 0, 0, 0, 0, 0, 0, 0, 0],
+            counts: [entry_count, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -130,17 +135,18 @@ impl EntryTable {
             5 => EntryState::Revoked,
             6 => EntryState::Dirty,
             7 => EntryState::Committing,
-            _ => EntryState::Loading,
+            8 => EntryState::Loading,
+            _ => EntryState::Granted,
         }
     }
 
-    /// The session slot that owns a reserved or quarantined entry.
+    /// The session slot that owns a reserved, granted or quarantined entry.
     pub fn owner(&self, entry: EntryNumber) -> Option<u32> {
         let owner = self.aux[entry.index()].state_and_owner & OWNER_MASK;
         (owner != OWNER_MASK).then_some(owner)
     }
 
-    /// Moves an entry to another state; Reserved and Quarantine have an owner, the others have none.
+    /// Moves an entry to another state; Reserved, Granted and Quarantine have an owner, the others have none.
     pub fn set_state(&mut self, entry: EntryNumber, state: EntryState, owner: Option<u32>) {
         let old = self.state(entry);
         self.counts[old as usize] -= 1;

@@ -1,6 +1,7 @@
 //! What sessions did: events for telemetry and log lines of reads.
 //!
-//! Events of reads come out of the sessions' event rings, events of stores from the requests themselves. The store
+//! Events of reads, and of stores into granted extents, come out of the sessions' event rings, events of other stores from the
+//! requests themselves. The store
 //! collects them as [`Note`]s in the order of their time; the loop hands those to the telemetry queue. Log lines of reads
 //! are written here, from the same records. Every START that was noted gets exactly one END: from the ring, from the
 //! commit or abort, or, when the session ends first, from here with the count 0.
@@ -261,6 +262,7 @@ impl Store {
         let op = match event.op {
             EventOp::Lookup => NoteOp::Lookup,
             EventOp::Retrieve => NoteOp::Retrieve,
+            EventOp::Store => NoteOp::Store,
         };
         let key = (event.op, event.op_id);
         if event.phase == EventPhase::Start {
@@ -312,15 +314,19 @@ impl Store {
                     "Prefetch request completed (L1+L2): {hits}/{asked} prefix hits{timing}"
                 );
             }
-            EventOp::Retrieve => {
+            EventOp::Retrieve | EventOp::Store => {
                 let is_known = ledger.keyspaces.contains(&event.keyspace);
                 if event.value0 == 0 || !is_known || ledger.events.releases_left == 0 {
                     return;
                 }
                 ledger.events.releases_left -= 1;
                 let tokens_per_key = u64::from(self.names.tokens_per_key(event.keyspace));
+                let done = match event.op {
+                    EventOp::Store => "Stored",
+                    _ => "Retrieved",
+                };
                 log::info!(
-                    "Retrieved {} tokens in {:.3} seconds",
+                    "{done} {} tokens in {:.3} seconds",
                     u64::from(event.value0) * tokens_per_key,
                     seconds(event.start_ns, event.mono_ns)
                 );
@@ -396,6 +402,7 @@ impl Store {
             let op = match op {
                 EventOp::Lookup => NoteOp::Lookup,
                 EventOp::Retrieve => NoteOp::Retrieve,
+                EventOp::Store => NoteOp::Store,
             };
             self.events.notes.push(open.end(op, 0, now));
         }

@@ -15,7 +15,8 @@ pub struct Gauges {
     pub capacity_bytes: u64,
     /// Payload bytes that are not free.
     pub used_bytes: u64,
-    /// Bytes of reservations, quarantined ones left out and those of the daemon itself, for loads, included.
+    /// Bytes of reservations, quarantined ones left out, and those of the daemon itself, for loads, and granted ones
+    /// included.
     pub reserved_bytes: u64,
     /// Entries of reservations, quarantined ones left out.
     pub reserved_objects: u64,
@@ -76,6 +77,7 @@ impl Store {
         let mut orphaned_objects = self.stats.orphaned_pins;
         for ledger in self.sessions.iter().flatten().filter(|l| l.is_orphaned) {
             orphaned_bytes += ledger.reserved_bytes;
+            orphaned_objects += u64::from(ledger.grants.count());
             for reservation in ledger.reservations.values() {
                 orphaned_objects += reservation.entries.len() as u64;
             }
@@ -86,7 +88,8 @@ impl Store {
             reserved_bytes: self.reserved_bytes - self.quarantined_bytes + self.l2.loading_bytes(),
             reserved_objects: u64::from(self.entries.count(EntryState::Reserved))
                 + u64::from(self.entries.count(EntryState::Committing))
-                + u64::from(self.entries.count(EntryState::Loading)),
+                + u64::from(self.entries.count(EntryState::Loading))
+                + u64::from(self.entries.count(EntryState::Granted)),
             quarantined_bytes: self.quarantined_bytes,
             quarantined_objects: u64::from(self.entries.count(EntryState::Quarantine)),
             orphaned_bytes,

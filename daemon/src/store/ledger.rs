@@ -6,9 +6,11 @@
 use super::Nanos;
 use super::events::{Open, SessionEvents};
 use super::l2::RunId;
+use super::links::EntryList;
 use super::staging::Staging;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, OpId, SessionId};
-use hostkv_shm_protocol::lease::counters::{Counter, Counters, split_read_keys};
+use hostkv_shm_protocol::lease::commits::Commits;
+use hostkv_shm_protocol::lease::counters::{Counter, Counters, split_keys};
 use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, PinWord};
 use hostkv_shm_protocol::lease::recency::Recency;
@@ -27,6 +29,8 @@ pub struct LeaseParts {
     pub counters: Counters,
     /// The event ring.
     pub events: Events,
+    /// The commit ring of a session that asked for one.
+    pub commits: Option<Commits>,
     /// Keeps the segment mapped; dropped with the session.
     pub mapping: Box<dyn Send>,
 }
@@ -48,6 +52,21 @@ pub struct Reservation {
     pub stored: u32,
     /// The owed END of its store event.
     pub(super) event: Option<Open>,
+}
+
+impl Reservation {
+    /// Granted entries of a session that has ended.
+    pub(super) fn of_grants(entries: Vec<EntryNumber>, now: Nanos) -> Reservation {
+        Reservation {
+            reserved_at: now,
+            entries,
+            keyspace: KeyspaceId(0),
+            is_expired: false,
+            committing: 0,
+            stored: 0,
+            event: None,
+        }
+    }
 }
 
 /// A pin as the last scan saw it.
@@ -73,8 +92,16 @@ pub struct Ledger {
     pub is_admin: bool,
     /// Its process lives but its socket is gone.
     pub is_orphaned: bool,
-    /// Bytes of its reserved and quarantined extents, rounded up to the alignment.
+    /// Bytes of its reserved, granted and quarantined extents, rounded up to the alignment.
     pub reserved_bytes: u64,
+    /// Of those, the granted ones.
+    pub(super) granted_bytes: u64,
+    /// The entries granted to it.
+    pub(super) grants: EntryList,
+    /// Records taken from its commit ring.
+    pub(super) commit_tail: u64,
+    /// Whether it was warned of for a commit that it may not make.
+    pub(super) has_bad_commits: bool,
     /// Its reservations.
     pub reservations: HashMap<OpId, Reservation>,
     /// Its open prefetches.
@@ -106,7 +133,7 @@ pub struct Ledger {
     sweep_at: Option<usize>,
     /// Whether the bitmap has been used since the last sweep began.
     must_sweep: bool,
-    folded: [u64; 5],
+    folded: [u64; 7],
 }
 
 /// What one step of draining a session's touches did.
@@ -131,6 +158,12 @@ pub struct Growth {
     pub read_failed_keys: u64,
     /// Keys released.
     pub l1_read_keys: u64,
+    /// Reserves answered from granted extents.
+    pub write_requests: u64,
+    /// Their keys that got one.
+    pub write_succeed_keys: u64,
+    /// Their keys that were there already.
+    pub write_existing_keys: u64,
 }
 
 impl Growth {
@@ -141,6 +174,9 @@ impl Growth {
             (&mut self.read_succeed_keys, more.read_succeed_keys),
             (&mut self.read_failed_keys, more.read_failed_keys),
             (&mut self.l1_read_keys, more.l1_read_keys),
+            (&mut self.write_requests, more.write_requests),
+            (&mut self.write_succeed_keys, more.write_succeed_keys),
+            (&mut self.write_existing_keys, more.write_existing_keys),
         ] {
             *total = total.saturating_add(more);
         }
@@ -164,6 +200,10 @@ impl Ledger {
             is_admin,
             is_orphaned: false,
             reserved_bytes: 0,
+            granted_bytes: 0,
+            grants: EntryList::default(),
+            commit_tail: 0,
+            has_bad_commits: false,
             reservations: HashMap::new(),
             prefetches: HashMap::new(),
             kept_bytes: 0,
@@ -180,14 +220,18 @@ impl Ledger {
             recency_tail: 0,
             sweep_at: None,
             must_sweep: false,
-            folded: [0; 5],
+            folded: [0; 7],
         }
     }
 
     /// Takes the counters' growth since the last call.
     pub fn fold(&mut self) -> Growth {
-        let (found, failed) = split_read_keys(self.grow(Counter::ReadKeys));
+        let (found, failed) = split_keys(self.grow(Counter::ReadKeys));
+        let (granted, existing) = split_keys(self.grow(Counter::WriteKeys));
         let growth = Growth {
+            write_requests: self.grow(Counter::WriteRequests),
+            write_succeed_keys: granted,
+            write_existing_keys: existing,
             read_requests: self.grow(Counter::ReadRequests),
             read_succeed_keys: found,
             read_failed_keys: failed,
@@ -241,7 +285,8 @@ impl Ledger {
     fn grow(&mut self, counter: Counter) -> u64 {
         let now = self.lease.counters.load(counter);
         let last = std::mem::replace(&mut self.folded[counter as usize], now);
-        growth(last, now, counter == Counter::ReadKeys)
+        let is_pair = matches!(counter, Counter::ReadKeys | Counter::WriteKeys);
+        growth(last, now, is_pair)
     }
 }
 

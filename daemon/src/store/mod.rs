@@ -5,11 +5,13 @@
 //!
 //! ```text
 //!   request/*  --> reserve ----> entries, allocator, index.link        (parked when it must evict)
+//!              --> grant_extents, return_grants ----> entries, allocator
 //!              --> commit  ----> index.publish, policy.insert      (parked when its bytes must be summed)
 //!              --> commit_reserve: both, one behind the other
 //!              --> remove  ----> index.unpublish ---> zombies ---scan---> freed, or kept while pinned
 //!              --> prefetch ---> kept in L1            (parked when tiers must be asked)
-//!   loop       --> take_jobs, job_ended ----> what the workers do to payload bytes
+//!   loop       --> drain_rings ----> commits of granted entries, flushes
+//!              --> take_jobs, job_ended ----> what the workers do to payload bytes
 //!              --> take_tier_work, tier_ended ----> what the tiers store and load
 //!              --> slice   ----> scan, parked reserves, sweeps, eviction passes: bounded pieces of work
 //!              --> tick    ----> recency, times to live, gauges, gate
@@ -20,7 +22,7 @@
 //!
 //! Modules, each using only those above it: `numbers`, [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
 //! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
-//! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `pair`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
+//! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `pair`, `grants`, `rings`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
 pub mod allocator;
@@ -33,6 +35,7 @@ pub mod events;
 mod evict;
 pub mod eviction;
 mod figures;
+mod grants;
 mod guard;
 mod jobs;
 pub mod l2;
@@ -47,6 +50,7 @@ mod pins;
 mod quota;
 mod remove;
 mod reserve;
+mod rings;
 mod room;
 mod scan;
 mod sessions;
@@ -60,6 +64,7 @@ pub mod watermark;
 mod tests;
 
 pub use figures::Gauges;
+pub use grants::{GRANT_SHARES, GrantShares};
 pub use ledger::LeaseParts;
 pub use list::ListFilter;
 pub use names::Resolved;
@@ -94,6 +99,7 @@ use numbers::NumberMap;
 use parked::Progress;
 use pins::PinMarks;
 use remove::Sweep;
+use rings::Rings;
 use scan::ScanStage;
 use std::collections::VecDeque;
 use touches::RecencyRound;
@@ -155,6 +161,8 @@ pub struct StoreConfig {
     pub scrub_bytes_per_second: u64,
     /// The tiers behind L1.
     pub l2: L2Config,
+    /// What grants may hold; [`GRANT_SHARES`] but in tests.
+    pub grant_shares: GrantShares,
     /// Estimated nanoseconds of one slice; [`SLICE_NS`] but in tests.
     pub slice_ns: u32,
 }
@@ -174,10 +182,14 @@ pub struct Store {
     last_session: u64,
     stats: Stats,
     ages: Ages,
-    /// Reserved bytes of all sessions, quarantined ones included.
+    /// Reserved bytes of all sessions, granted and quarantined ones included.
     reserved_bytes: u64,
     /// Quarantined bytes alone.
     quarantined_bytes: u64,
+    /// Granted bytes alone.
+    granted_bytes: u64,
+    /// When sessions were last asked for grants that they do not use.
+    last_recall: Option<Nanos>,
     /// Unpublished entries that have not been freed, and revoked ones whose number a slot still names.
     zombies: Vec<EntryNumber>,
     /// Whether something was unpublished, or a pin may have gone, since the last scan's fence.
@@ -194,6 +206,8 @@ pub struct Store {
     l2: L2,
     /// Commits that wait for a worker.
     commits: Commits,
+    /// The commit rings of the sessions that have one.
+    rings: Rings,
     /// Whether the last choice between a parked reserve and the rest of the work fell on the reserve.
     is_parked_turn: bool,
     last_ticket: u64,
@@ -252,6 +266,9 @@ impl Store {
             ages: Ages::new(entry_count),
             reserved_bytes: 0,
             quarantined_bytes: 0,
+            granted_bytes: 0,
+            last_recall: None,
+            rings: Rings::default(),
             zombies: Vec::new(),
             wants_scan: false,
             scan: None,
@@ -306,6 +323,11 @@ impl Store {
             None => self.config.payload_len,
             Some(share) => (self.config.payload_len as f64 * share) as u64,
         }
+    }
+
+    /// Whether a keyspace may use only a part of the payload.
+    pub fn has_keyspace_quota(&self) -> bool {
+        self.config.keyspace_quota.is_some()
     }
 
     /// Largest object in bytes.
@@ -384,7 +406,7 @@ impl Store {
         self.entries.give_back(entry);
     }
 
-    /// Takes back an entry of a reservation; the caller takes its bytes off the session's account.
+    /// Takes back an entry of a reservation, or a granted one; the caller takes its bytes off the session's account.
     fn free_held(&mut self, entry: EntryNumber) -> u64 {
         let bytes = self.extent_bytes(entry);
         match self.entries.state(entry) {
@@ -394,6 +416,7 @@ impl Store {
                 }
             }
             EntryState::Quarantine => self.quarantined_bytes -= bytes,
+            EntryState::Granted => {}
             EntryState::Free
             | EntryState::Committing
             | EntryState::Committed

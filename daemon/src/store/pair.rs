@@ -69,7 +69,9 @@ impl Store {
         reserve: Reserve,
         now: Nanos,
     ) -> Outcome<Pair> {
-        if committed.iter().any(|item| item.status != Status::Ok) {
+        // EXISTS: another commit of the key came first, and there is nothing left to do.
+        let is_over = |item: &CommittedItem| matches!(item.status, Status::Ok | Status::Exists);
+        if !committed.iter().all(is_over) {
             return Outcome::Done(Pair {
                 committed,
                 reserved: Vec::new(),

@@ -50,6 +50,10 @@ pub enum ResumedAnswer {
     Committed(Vec<CommittedItem>),
     /// Of a commit and the reserve behind it.
     CommitReserved(Pair),
+    /// Of a commit of granted entries.
+    GrantedCommitted(Vec<CommittedItem>),
+    /// Of a flush.
+    Flushed,
     /// Of a clear: keys cleared.
     Cleared(u64),
     /// Of a prefetch.

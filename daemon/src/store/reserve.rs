@@ -254,6 +254,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the quotas on reserved bytes allow a session so many more.
+    pub(super) fn may_reserve(&self, slot: usize, bytes: u64) -> bool {
+        self.check_reserve_quotas(slot, bytes).is_ok()
+    }
+
     /// Whether so many bytes more fit into the keyspace's quota, or would when objects of its own make room.
     fn check_keyspace_quota(&self, keyspace: KeyspaceId, bytes: u64) -> Result<(), Denied> {
         if self.config.keyspace_quota.is_none() {
@@ -306,9 +311,12 @@ impl Store {
             .is_some_and(|ttl| now.saturating_sub(reservation.reserved_at) >= ttl)
     }
 
-    /// Takes entries of an expired reservation out of the index; their bytes stay charged.
+    /// Takes entries of an expired reservation, or of one that was overtaken, out of the index; their bytes stay charged.
     pub(super) fn quarantine(&mut self, slot: usize, entries: &[EntryNumber]) {
         for entry in entries.iter().copied() {
+            if self.entries.state(entry) == EntryState::Quarantine {
+                continue;
+            }
             if let Some(key) = self.key_of(entry) {
                 self.index.unlink(entry, self.index.hash(&key));
             }

@@ -86,6 +86,7 @@ impl Store {
         now: Nanos,
         effort: &mut Effort,
     ) -> bool {
+        self.recall_grants(now);
         if self.evict_for(progress, lack, now, effort) {
             return true;
         }

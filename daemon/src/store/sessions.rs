@@ -82,6 +82,7 @@ impl Store {
         is_admin: bool,
         now: Nanos,
     ) {
+        let has_ring = lease.commits.is_some();
         let ledger = Some(Ledger::new(id, lease, can_write, is_admin, now));
         let slot = match self.sessions.iter().position(Option::is_none) {
             Some(slot) => {
@@ -93,6 +94,9 @@ impl Store {
                 self.sessions.len() - 1
             }
         };
+        if has_ring {
+            self.rings.add(slot);
+        }
         self.session_slots.insert(id, slot);
     }
 
@@ -109,6 +113,7 @@ impl Store {
     /// Forgets the parked requests of a session that will read no reply.
     fn drop_parked(&mut self, id: SessionId, now: Nanos) {
         self.commits.drop_next(id);
+        self.rings.drop_flushes(id);
         let (dropped, kept): (VecDeque<_>, _) = std::mem::take(&mut self.parked)
             .into_iter()
             .partition(|progress| progress.session == id);
@@ -134,18 +139,23 @@ impl Store {
             return;
         };
         self.fold_session(slot);
+        self.drain_last_commits(slot, now);
+        self.rings.remove(slot);
         self.drain_last_touches(slot, now);
         self.drain_last_events(slot);
+        let grants = self.take_all_grants(slot, now);
         let Some(mut ledger) = self.sessions[slot].take() else {
             return;
         };
         self.session_slots.remove(&id);
         self.note_session_end(&mut ledger, now);
         let held = ledger.reservations.values();
+        let granted = grants.iter().map(|(_, held)| held);
+        let held = held.chain(granted);
         let reserved: u64 = held.map(|held| held.entries.len() as u64).sum();
         // Its commits that wait for a worker go on without it, and their charge with them.
         let bytes = ledger.reserved_bytes - self.committing_bytes(id);
-        self.end_reservations(id, ledger.reservations.drain(), bytes, now);
+        self.end_reservations(id, ledger.reservations.drain().chain(grants), bytes, now);
         if cause == SessionEnd::Death {
             let pins = &ledger.lease.pins;
             let pinned = (0..pins.scan_len()).filter(|slot| pins.scan(*slot).entry().is_some());
@@ -227,6 +237,14 @@ impl Store {
         add(&mut self.stats.read_succeed_keys, growth.read_succeed_keys);
         add(&mut self.stats.read_failed_keys, growth.read_failed_keys);
         add(&mut self.stats.l1_read_keys, growth.l1_read_keys);
+        add(&mut self.stats.write_requests, growth.write_requests);
+        add(
+            &mut self.stats.write_succeed_keys,
+            growth.write_succeed_keys,
+        );
+        let existing = growth.write_existing_keys;
+        add(&mut self.stats.write_failed_keys, existing);
+        add(&mut self.stats.write_failures.exists, existing);
         self.fold_dropped_events(slot);
     }
 

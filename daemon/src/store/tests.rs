@@ -9,6 +9,7 @@ mod l2;
 mod model;
 mod pairs;
 mod promises;
+mod rings;
 mod staging;
 mod tenants;
 mod zeroing;
@@ -24,6 +25,7 @@ use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{InstanceId, KeyspaceId, OpId};
 use hostkv_shm_protocol::key::HashSecret;
 use hostkv_shm_protocol::lease::LeaseGeometry;
+use hostkv_shm_protocol::lease::commits::Commits;
 use hostkv_shm_protocol::lease::counters::Counters;
 use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
@@ -61,6 +63,7 @@ struct Client {
     recency: Recency,
     counters: Counters,
     events: Events,
+    commits: Option<Commits>,
 }
 
 struct Options {
@@ -122,6 +125,10 @@ impl Pool {
             check_every: options.integrity.check_every(),
         });
         let config = StoreConfig {
+            grant_shares: GrantShares {
+                session: 4,
+                pool: 2,
+            },
             payload_len,
             align_bytes: ALIGN,
             policy: options.policy,
@@ -155,23 +162,35 @@ impl Pool {
         self.client_with(true, false)
     }
 
+    /// A writer with a commit ring of so many records.
+    fn ring_client(&mut self, records: u32) -> Client {
+        let geometry = LeaseGeometry::new(256, self.entry_count).with_commits(records);
+        self.client_of(&geometry, true, false)
+    }
+
     fn client_with(&mut self, can_write: bool, is_admin: bool) -> Client {
         let geometry = LeaseGeometry::new(256, self.entry_count);
+        self.client_of(&geometry, can_write, is_admin)
+    }
+
+    fn client_of(&mut self, geometry: &LeaseGeometry, can_write: bool, is_admin: bool) -> Client {
         let view = segment(geometry.segment_len());
         let id = self.store.next_session_id();
         geometry.initialise(&view, InstanceId([7; 16]), id).unwrap();
         let client = Client {
             id,
-            pins: PinSlots::new(view, &geometry).unwrap(),
-            recency: Recency::new(view, &geometry).unwrap(),
+            pins: PinSlots::new(view, geometry).unwrap(),
+            recency: Recency::new(view, geometry).unwrap(),
             counters: Counters::new(view).unwrap(),
-            events: Events::new(view, &geometry).unwrap(),
+            events: Events::new(view, geometry).unwrap(),
+            commits: Commits::new(view, geometry).unwrap(),
         };
         let lease = LeaseParts {
             pins: client.pins,
             recency: client.recency,
             counters: client.counters,
             events: client.events,
+            commits: client.commits,
             mapping: Box::new(()),
         };
         self.store.open_session(id, lease, can_write, is_admin, 0);

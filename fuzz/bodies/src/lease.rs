@@ -44,6 +44,7 @@ fn open(store: &mut Store) -> Lease {
         recency_capacity: 16,
         bitmap_words: ENTRIES.div_ceil(64),
         event_capacity: 8,
+        commit_capacity: 0,
     };
     let memory = Memory::new(geometry.segment_len());
     let view = memory.view();
@@ -55,6 +56,7 @@ fn open(store: &mut Store) -> Lease {
         recency: Recency::new(view, &geometry).unwrap(),
         counters: Counters::new(view).unwrap(),
         events: Events::new(view, &geometry).unwrap(),
+        commits: None,
         mapping: Box::new(()),
     };
     store.open_session(id, parts, true, false, 0);

@@ -104,6 +104,7 @@ fn open(store: &mut Store) -> Lease {
         recency: Recency::new(view, &geometry).unwrap(),
         counters: Counters::new(view).unwrap(),
         events: Events::new(view, &geometry).unwrap(),
+        commits: None,
         mapping: Box::new(()),
     };
     store.open_session(id, parts, true, false, 0);

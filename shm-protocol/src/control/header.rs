@@ -351,6 +351,18 @@ impl HeaderView {
         word!(self, u32, log_refill)
     }
 
+    /// Raised by the daemon when space is short; a client that sees it change gives back the granted extents that it
+    /// does not use.
+    pub fn grant_recall(&self) -> &AtomicU32 {
+        word!(self, u32, grant_recall)
+    }
+
+    /// 1 while the daemon's loop sleeps; see [`crate::lease::commits::Doorbell`].
+    #[inline]
+    pub fn daemon_sleeping(&self) -> &AtomicU32 {
+        word!(self, u32, daemon_sleeping)
+    }
+
     /// Secret of the hash.
     pub fn hash_secret(&self) -> HashSecret {
         HashSecret {

@@ -146,6 +146,18 @@ impl IndexWriter {
         self.set_sum(entry, None);
     }
 
+    /// Takes key and sum away from an entry that is not readable and has no key yet: its extent is granted to a session,
+    /// which names the key when it commits.
+    pub fn clear_key(&mut self, entry: EntryNumber) {
+        // Release: as in `write_fields`.
+        fence(Ordering::Release);
+        for word in 0..KEY_WORDS {
+            self.entry_word(entry, entry::KEY + word)
+                .store(0, Ordering::Relaxed);
+        }
+        self.set_sum(entry, None);
+    }
+
     /// Stores the sum of an entry's object, before its publication or while it is readable; nothing without sums.
     ///
     /// Relaxed: a reader loads it under a pin that holds. D5 cleared it before the publication that the reader saw

@@ -7,6 +7,8 @@
 //! | 2 | keys read, added before the slots of a lease are cleared |
 //! | 3 | log lines of reads that were left out |
 //! | 4 | recency hints that overflowed into the bitmap |
+//! | 5 | reserves that were answered from granted extents |
+//! | 6 | keys of those reserves, as in word 1: granted, and there already |
 //!
 //! The daemon keeps each word's value of its last fold and takes the 64-bit difference before it splits the
 //! halves, so found + failed is right at every instant and after any kill. Only positive differences are
@@ -34,6 +36,10 @@ pub enum Counter {
     LinesLeftOut = 3,
     /// Recency hints that overflowed.
     RecencyOverflows = 4,
+    /// Reserves that were answered from granted extents.
+    WriteRequests = 5,
+    /// Keys of those reserves, granted and there already in one word.
+    WriteKeys = 6,
 }
 
 /// The counters of one session, as either side sees them.
@@ -71,13 +77,24 @@ impl Counters {
         );
     }
 
+    /// Client: counts one reserve that was answered from granted extents: `granted` keys of `granted + existing`.
+    #[inline]
+    pub fn add_write_request(&self, granted: u32, existing: u32) {
+        self.add(Counter::WriteRequests, 1);
+        self.add(
+            Counter::WriteKeys,
+            u64::from(granted) << 32 | u64::from(existing),
+        );
+    }
+
     /// Daemon: the value now.
     pub fn load(&self, counter: Counter) -> u64 {
         self.word(counter).load(Ordering::Relaxed)
     }
 }
 
-/// Splits a difference of [`Counter::ReadKeys`] into found and failed keys.
-pub fn split_read_keys(difference: u64) -> (u64, u64) {
+/// Splits a difference of [`Counter::ReadKeys`] into found and failed keys, or one of [`Counter::WriteKeys`] into granted
+/// and existing ones.
+pub fn split_keys(difference: u64) -> (u64, u64) {
     (difference >> 32, difference & u64::from(u32::MAX))
 }

@@ -24,7 +24,7 @@ crate::layout! {
     /// One record of the event ring.
     ///
     /// `value0` and `value1`: of a lookup, keys pinned (in a record that only wants a line, the leading ones) and keys
-    /// asked; of a retrieve, keys read and keys asked.
+    /// asked; of a retrieve, keys read and keys asked; of a store, keys committed and keys asked.
     pub struct EventRecord [256] {
         /// Position + 1 when the record is whole.
         0: seq: u64,
@@ -46,7 +46,7 @@ crate::layout! {
         32: value1: u32,
         /// Keyspace of the keys.
         36: keyspace: u32,
-        /// CLOCK_MONOTONIC of the acquire that a retrieve belongs to, in nanoseconds.
+        /// CLOCK_MONOTONIC of the acquire that a retrieve belongs to, or of the reserve of a store, in nanoseconds.
         40: start_ns: u64,
         /// The caller's request id.
         48: id: [u8; 128],
@@ -75,6 +75,8 @@ pub enum EventOp {
     Lookup = 1,
     /// The reading of what a lease holds.
     Retrieve = 2,
+    /// A store into granted extents, from its reserve to its commit or abort.
+    Store = 3,
 }
 
 /// Which end of it.
@@ -338,6 +340,7 @@ fn decode(words: &[u64; WORDS]) -> Option<TakenEvent> {
     let op = match words[3] as u8 {
         1 => EventOp::Lookup,
         2 => EventOp::Retrieve,
+        3 => EventOp::Store,
         _ => return None,
     };
     let phase = match (words[3] >> 8) as u8 {

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! 0        4096         then          then               then       then
-//! | header | pin slots  | recency     | overflow bitmap  | events   |
-//!            8 B each     8 B each      8 B a word         256 B
+//! | header | pin slots  | recency     | overflow bitmap  | events   | commits |
+//!            8 B each     8 B each      8 B a word         256 B      64 B
 //! ```
 //!
 //! "then" is the next multiple of 64. Every word that the client writes is data to the daemon: loaded once
 //! into a local, checked, used. [`pins`] are the session's rights to read; [`recency`] tells the daemon what
-//! was read; [`counters`] what was counted; [`events`] what telemetry and log lines want to know.
+//! was read; [`counters`] what was counted; [`events`] what telemetry and log lines want to know; [`commits`] what was
+//! written, in a session that asked for it.
 
+pub mod commits;
 pub mod counters;
 pub mod events;
 pub mod header;
@@ -42,6 +44,8 @@ pub struct LeaseGeometry {
     pub bitmap_words: u32,
     /// Records of the event ring.
     pub event_capacity: u32,
+    /// Records of the commit ring; a power of two, or 0 = none.
+    pub commit_capacity: u32,
 }
 
 impl LeaseGeometry {
@@ -52,6 +56,15 @@ impl LeaseGeometry {
             recency_capacity: RECENCY_RECORDS,
             bitmap_words: entry_count.div_ceil(64),
             event_capacity: events::EVENT_RECORDS,
+            commit_capacity: 0,
+        }
+    }
+
+    /// The same with a commit ring of `commit_capacity` records.
+    pub fn with_commits(self, commit_capacity: u32) -> LeaseGeometry {
+        LeaseGeometry {
+            commit_capacity,
+            ..self
         }
     }
 
@@ -75,10 +88,16 @@ impl LeaseGeometry {
         (self.bitmap_offset() + u64::from(self.bitmap_words) * 8).next_multiple_of(64)
     }
 
-    /// Length of the segment in bytes.
-    pub fn segment_len(&self) -> u64 {
+    /// Offset of the commit ring in bytes.
+    pub fn commits_offset(&self) -> u64 {
         let record = size_of::<events::EventRecord>() as u64;
         self.events_offset() + u64::from(self.event_capacity) * record
+    }
+
+    /// Length of the segment in bytes.
+    pub fn segment_len(&self) -> u64 {
+        let record = size_of::<commits::CommitRecord>() as u64;
+        self.commits_offset() + u64::from(self.commit_capacity) * record
     }
 
     /// Writes the daemon's part of the header of a zeroed segment; the magic comes last.
@@ -109,6 +128,10 @@ impl LeaseGeometry {
         )?;
         set32(offset_of!(LeaseHeader, bitmap_words), self.bitmap_words)?;
         set32(offset_of!(LeaseHeader, event_capacity), self.event_capacity)?;
+        set32(
+            offset_of!(LeaseHeader, commit_capacity),
+            self.commit_capacity,
+        )?;
         set64(offset_of!(LeaseHeader, magic), header::MAGIC)
     }
 
@@ -132,9 +155,13 @@ impl LeaseGeometry {
             recency_capacity: get32(offset_of!(LeaseHeader, recency_capacity))?,
             bitmap_words: get32(offset_of!(LeaseHeader, bitmap_words))?,
             event_capacity: get32(offset_of!(LeaseHeader, event_capacity))?,
+            commit_capacity: get32(offset_of!(LeaseHeader, commit_capacity))?,
         };
         if !geometry.recency_capacity.is_power_of_two() {
             return Err(LeaseError::Recency(geometry.recency_capacity));
+        }
+        if geometry.commit_capacity != 0 && !geometry.commit_capacity.is_power_of_two() {
+            return Err(LeaseError::Commits(geometry.commit_capacity));
         }
         view.words(0, geometry.segment_len() / 8)?;
         Ok(geometry)
@@ -160,4 +187,7 @@ pub enum LeaseError {
     /// The recency ring's capacity is no power of two.
     #[error("the lease segment's recency ring has {0} records, which is no power of two")]
     Recency(u32),
+    /// The commit ring's capacity is no power of two.
+    #[error("the lease segment's commit ring has {0} records, which is no power of two")]
+    Commits(u32),
 }

@@ -48,7 +48,19 @@ pub enum MessageType {
     PrefetchEnd = 18,
     /// Makes reserved entries readable, and then asks for extents.
     CommitReserve = 19,
+    /// Asks for extents ahead of need.
+    Grant = 20,
+    /// Gives granted extents back.
+    Return = 21,
+    /// Makes granted entries readable.
+    CommitGranted = 22,
+    /// Asks to be told when the commit ring has been drained.
+    Flush = 23,
 }
+
+/// The doorbell: a packet that is no frame. It wakes the daemon's loop, which then looks into the commit rings, and has no
+/// other effect and no reply.
+pub const DOORBELL: [u8; 1] = [0];
 
 impl MessageType {
     /// The type with this number.
@@ -74,6 +86,10 @@ impl MessageType {
             Prefetch,
             PrefetchEnd,
             CommitReserve,
+            Grant,
+            Return,
+            CommitGranted,
+            Flush,
         ]
         .into_iter()
         .find(|t| *t as u16 == number)

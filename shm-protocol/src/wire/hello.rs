@@ -28,8 +28,10 @@ pub const VERSION_BYTES: usize = 32;
 pub mod hello_flags {
     /// The session will not write.
     pub const READ_ONLY: u32 = 1;
+    /// The session wants a commit ring.
+    pub const ASYNC_COMMIT: u32 = 1 << 1;
     /// All bits that have a meaning.
-    pub const ALL: u32 = READ_ONLY;
+    pub const ALL: u32 = READ_ONLY | ASYNC_COMMIT;
 }
 
 /// The daemon's first frame.

@@ -49,6 +49,14 @@ pub enum Reply {
     Prefetched(Prefetched),
     /// The prefetch is over.
     PrefetchEnded,
+    /// Extents that the session holds now; fewer than asked, or none, when quota or space ended it.
+    Granted(Vec<GrantedExtent>),
+    /// Extents that were granted are the daemon's again.
+    Returned,
+    /// What became of each granted entry of a commit.
+    GrantedCommitted(Vec<CommittedItem>),
+    /// Every commit up to the position is carried out.
+    Flushed,
     /// The request was refused as a whole.
     Error {
         /// Why.
@@ -75,10 +83,22 @@ pub struct ReservedItem {
     pub generation: u64,
 }
 
+/// An extent granted ahead of need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantedExtent {
+    /// Its entry.
+    pub entry: EntryNumber,
+    /// Its offset in units of the alignment.
+    pub offset_units: u32,
+    /// Sequence number that the entry will have once it is committed.
+    pub generation: u64,
+}
+
 /// Outcome of one entry of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedItem {
-    /// OK, EXPIRED or NOT_FOUND; SYSTEM when it can't be copied out of the staging segment.
+    /// OK, EXPIRED or NOT_FOUND; SYSTEM when it can't be copied out of the staging segment; EXISTS when another commit of
+    /// the key came first. Of a granted entry OK; EXISTS or NO_SPACE, and then it stays granted; INVALID_ARGUMENT.
     pub status: Status,
     /// The entry's sequence number, when OK.
     pub generation: u64,
@@ -250,6 +270,7 @@ impl Audit {
 
 pub(super) const RESERVED_ITEM_BYTES: usize = 28;
 pub(super) const COMMITTED_ITEM_BYTES: usize = 16;
+pub(super) const GRANTED_EXTENT_BYTES: usize = 16;
 
 impl Reply {
     /// The message type.
@@ -271,6 +292,10 @@ impl Reply {
             Reply::Reloaded(_) => MessageType::Reload,
             Reply::Prefetched(_) => MessageType::Prefetch,
             Reply::PrefetchEnded => MessageType::PrefetchEnd,
+            Reply::Granted(_) => MessageType::Grant,
+            Reply::Returned => MessageType::Return,
+            Reply::GrantedCommitted(_) => MessageType::CommitGranted,
+            Reply::Flushed => MessageType::Flush,
             Reply::Error { .. } => MessageType::Error,
         }
     }
@@ -294,10 +319,20 @@ impl Reply {
                 w.u64(*layout_fingerprint);
             }
             Reply::Reserved(items) => encode_reserved(&mut w, items),
-            Reply::Committed(items) => encode_committed(&mut w, items),
+            Reply::Committed(items) | Reply::GrantedCommitted(items) => {
+                encode_committed(&mut w, items);
+            }
             Reply::CommitReserved(committed, reserved) => {
                 encode_committed(&mut w, committed);
                 encode_reserved(&mut w, reserved);
+            }
+            Reply::Granted(extents) => {
+                w.u32(extents.len() as u32);
+                for extent in extents {
+                    w.u32(extent.entry.0);
+                    w.u32(extent.offset_units);
+                    w.u64(extent.generation);
+                }
             }
             Reply::Aborted(items) => {
                 w.u32(items.len() as u32);
@@ -318,7 +353,7 @@ impl Reply {
                 w.u32(outcome.loaded_count);
                 w.i32(outcome.status.number());
             }
-            Reply::Pong | Reply::Bye | Reply::PrefetchEnded => {}
+            Reply::Pong | Reply::Bye | Reply::PrefetchEnded | Reply::Returned | Reply::Flushed => {}
             Reply::Listed(json) | Reply::State(json) | Reply::Reloaded(json) => w.page(json),
             Reply::Error { status, text } => {
                 w.i32(status.number());
@@ -348,6 +383,21 @@ impl Reply {
                 let committed = decode_committed(&mut c)?;
                 Reply::CommitReserved(committed, decode_reserved(&mut c, 0)?)
             }
+            MessageType::CommitGranted => Reply::GrantedCommitted(decode_committed(&mut c)?),
+            MessageType::Grant => {
+                let count = c.count(0, MAX_BATCH_KEYS, GRANTED_EXTENT_BYTES, "the extent count")?;
+                let mut extents = Vec::with_capacity(count);
+                for _ in 0..count {
+                    extents.push(GrantedExtent {
+                        entry: EntryNumber(c.u32("an entry")?),
+                        offset_units: c.u32("an offset")?,
+                        generation: c.u64("a generation")?,
+                    });
+                }
+                Reply::Granted(extents)
+            }
+            MessageType::Return => Reply::Returned,
+            MessageType::Flush => Reply::Flushed,
             MessageType::Abort => {
                 let count = c.count(1, MAX_BATCH_KEYS, 4, "the item count")?;
                 let items: Result<Vec<Status>, WireError> =

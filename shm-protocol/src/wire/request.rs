@@ -2,7 +2,7 @@
 
 use super::codec::{Cursor, Writer};
 use super::header::{FrameHeader, MessageType, flags};
-use super::reply::{COMMITTED_ITEM_BYTES, RESERVED_ITEM_BYTES};
+use super::reply::{COMMITTED_ITEM_BYTES, GRANTED_EXTENT_BYTES, RESERVED_ITEM_BYTES};
 use super::{
     MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_DEVICE_BYTES, MAX_LIST_OBJECTS, MAX_MODEL_NAME_BYTES,
     MAX_REQUEST_ID_BYTES, WireError,
@@ -55,6 +55,37 @@ pub enum Request {
         /// The prefetch.
         op_id: OpId,
     },
+    /// Asks for extents ahead of need, each with an entry of its own.
+    Grant(Grant),
+    /// Gives granted extents back; what is not granted under its generation any more is passed over.
+    Return(Vec<HeldItem>),
+    /// Makes granted entries readable, the last first, as records of the commit ring do.
+    CommitGranted(Vec<GrantedItem>),
+    /// Asks to be told when every commit of the session up to a position of its commit ring is carried out.
+    Flush {
+        /// The position: one more than that of the last record that counts.
+        position: u64,
+    },
+}
+
+/// Extents ahead of need. Fewer may be granted, or none: a grant never evicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// Length of each in bytes.
+    pub len_bytes: u32,
+    /// How many, 1 to 1024.
+    pub count: u32,
+}
+
+/// A granted entry that is to become readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantedItem {
+    /// Its key.
+    pub key: Key,
+    /// The entry.
+    pub entry: EntryNumber,
+    /// Length of its object in bytes.
+    pub len_bytes: u32,
 }
 
 /// Bits of [`Request::Clear`].
@@ -171,6 +202,7 @@ pub struct Prefetch {
 
 const RESERVE_ITEM_BYTES: usize = KEY_BYTES + 4;
 const HELD_ITEM_BYTES: usize = 12;
+const GRANTED_ITEM_BYTES: usize = KEY_BYTES + 8;
 
 impl Request {
     /// The message type.
@@ -192,6 +224,10 @@ impl Request {
             Request::Reload => MessageType::Reload,
             Request::Prefetch(_) => MessageType::Prefetch,
             Request::PrefetchEnd { .. } => MessageType::PrefetchEnd,
+            Request::Grant(_) => MessageType::Grant,
+            Request::Return(_) => MessageType::Return,
+            Request::CommitGranted(_) => MessageType::CommitGranted,
+            Request::Flush { .. } => MessageType::Flush,
         }
     }
 
@@ -205,6 +241,8 @@ impl Request {
                 Request::Reserve(reserve) => reserved(reserve),
                 Request::Commit(held) => committed(held),
                 Request::CommitReserve(held, reserve) => committed(held) + reserved(reserve),
+                Request::CommitGranted(items) => items.len() * COMMITTED_ITEM_BYTES,
+                Request::Grant(grant) => grant.count as usize * GRANTED_EXTENT_BYTES,
                 _ => 0,
             }
     }
@@ -242,6 +280,20 @@ impl Request {
                 encode_keys(&mut w, &prefetch.keys);
             }
             Request::PrefetchEnd { op_id } => w.u64(op_id.0),
+            Request::Grant(grant) => {
+                w.u32(grant.len_bytes);
+                w.u32(grant.count);
+            }
+            Request::Return(items) => encode_held_items(&mut w, items),
+            Request::CommitGranted(items) => {
+                w.u32(items.len() as u32);
+                for item in items {
+                    w.bytes(&item.key.to_bytes());
+                    w.u32(item.entry.0);
+                    w.u32(item.len_bytes);
+                }
+            }
+            Request::Flush { position } => w.u64(*position),
             Request::Clear { flags } => w.u32(*flags),
             Request::List(list) => {
                 w.u32(list.flags);
@@ -295,6 +347,26 @@ impl Request {
             }
             MessageType::PrefetchEnd => Request::PrefetchEnd {
                 op_id: OpId(c.u64("op_id")?),
+            },
+            MessageType::Grant => Request::Grant(Grant {
+                len_bytes: c.u32("len_bytes")?,
+                count: c.within(1, MAX_BATCH_KEYS, "the extent count")?,
+            }),
+            MessageType::Return => Request::Return(decode_held_items(&mut c)?),
+            MessageType::CommitGranted => {
+                let count = c.count(1, MAX_BATCH_KEYS, GRANTED_ITEM_BYTES, "the item count")?;
+                let mut items = Vec::with_capacity(count);
+                for _ in 0..count {
+                    items.push(GrantedItem {
+                        key: c.key()?,
+                        entry: EntryNumber(c.u32("an entry")?),
+                        len_bytes: c.u32("len_bytes")?,
+                    });
+                }
+                Request::CommitGranted(items)
+            }
+            MessageType::Flush => Request::Flush {
+                position: c.u64("a position")?,
             },
             MessageType::Clear => Request::Clear {
                 flags: known_bits(c.u32("CLEAR's flags")?, clear_flags::ALL, "CLEAR's flags")?,
@@ -391,8 +463,12 @@ fn decode_keys(c: &mut Cursor<'_>) -> Result<Vec<Key>, WireError> {
 
 fn encode_held(w: &mut Writer, held: &Held) {
     w.u64(held.op_id.0);
-    w.u32(held.items.len() as u32);
-    for item in &held.items {
+    encode_held_items(w, &held.items);
+}
+
+fn encode_held_items(w: &mut Writer, items: &[HeldItem]) {
+    w.u32(items.len() as u32);
+    for item in items {
         w.u32(item.entry.0);
         w.u64(item.generation);
     }
@@ -400,6 +476,11 @@ fn encode_held(w: &mut Writer, held: &Held) {
 
 fn decode_held(c: &mut Cursor<'_>) -> Result<Held, WireError> {
     let op_id = OpId(c.u64("op_id")?);
+    let items = decode_held_items(c)?;
+    Ok(Held { op_id, items })
+}
+
+fn decode_held_items(c: &mut Cursor<'_>) -> Result<Vec<HeldItem>, WireError> {
     let count = c.count(1, MAX_BATCH_KEYS, HELD_ITEM_BYTES, "the entry count")?;
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {
@@ -408,5 +489,5 @@ fn decode_held(c: &mut Cursor<'_>) -> Result<Held, WireError> {
             generation: c.u64("a generation")?,
         });
     }
-    Ok(Held { op_id, items })
+    Ok(items)
 }

@@ -4,14 +4,14 @@ use hostkv_shm_protocol::id::{EntryNumber, InstanceId, KeyspaceId, OpId, Session
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::WireError;
-use hostkv_shm_protocol::wire::header::{FrameHeader, MessageType, flags};
+use hostkv_shm_protocol::wire::header::{DOORBELL, FrameHeader, MessageType, flags};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply, hello_flags};
 use hostkv_shm_protocol::wire::reply::{
-    Audit, CommittedItem, Figures, Prefetched, Reply, ReservedItem,
+    Audit, CommittedItem, Figures, GrantedExtent, Prefetched, Reply, ReservedItem,
 };
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve, clear_flags,
-    list_flags, resolve_flags,
+    Grant, GrantedItem, Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve,
+    clear_flags, list_flags, resolve_flags,
 };
 
 /// Any message, so that all are tested alike.
@@ -577,8 +577,8 @@ fn what_must_not_be_said_is_refused_by_name() {
             WireError::UnknownType(0),
         ),
         (
-            "10000000 1400 0000 0100000000000000",
-            WireError::UnknownType(20),
+            "10000000 1800 0000 0100000000000000",
+            WireError::UnknownType(24),
         ),
         (
             "10000000 0b00 0400 0100000000000000",
@@ -711,6 +711,16 @@ fn what_must_not_be_said_is_refused_by_name() {
                 most: 1,
             },
         ),
+        // A grant of nothing.
+        (
+            "18000000 1400 0000 0100000000000000 00100000 00000000",
+            WireError::Range {
+                field: "the extent count",
+                value: 0,
+                least: 1,
+                most: 1024,
+            },
+        ),
         // A status that has no meaning.
         (
             "16000000 0d00 0100 0100000000000000 faffffff 0000",
@@ -725,4 +735,85 @@ fn what_must_not_be_said_is_refused_by_name() {
     for (hex, error) in cases {
         assert_eq!(decode(&bytes(hex)), Err(error), "{hex}");
     }
+}
+
+#[test]
+fn grants_and_their_commits() {
+    assert_frame(
+        Message::Request(
+            7,
+            true,
+            Request::Grant(Grant {
+                len_bytes: 0x0102_0304,
+                count: 16,
+            }),
+        ),
+        "18000000 1400 0000 0700000000000000 04030201 10000000",
+    );
+    assert_frame(
+        Message::Reply(
+            7,
+            Reply::Granted(vec![GrantedExtent {
+                entry: EntryNumber(3),
+                offset_units: 0x0a0b,
+                generation: 0x1_0000_0002,
+            }]),
+        ),
+        "24000000 1400 0100 0700000000000000 01000000 03000000 0b0a0000 0200000001000000",
+    );
+    assert_frame(
+        Message::Reply(7, Reply::Granted(Vec::new())),
+        "14000000 1400 0100 0700000000000000 00000000",
+    );
+    assert_frame(
+        Message::Request(
+            8,
+            false,
+            Request::Return(vec![HeldItem {
+                entry: EntryNumber(3),
+                generation: 2,
+            }]),
+        ),
+        "20000000 1500 0200 0800000000000000 01000000 03000000 0200000000000000",
+    );
+    assert_frame(
+        Message::Reply(8, Reply::Returned),
+        "10000000 1500 0100 0800000000000000",
+    );
+    assert_frame(
+        Message::Request(
+            9,
+            true,
+            Request::CommitGranted(vec![GrantedItem {
+                key: key(0xa1),
+                entry: EntryNumber(3),
+                len_bytes: 0x1000,
+            }]),
+        ),
+        &format!("4c000000 1600 0000 0900000000000000 01000000 {KEY_A1} 03000000 00100000"),
+    );
+    assert_frame(
+        Message::Reply(
+            9,
+            Reply::GrantedCommitted(vec![CommittedItem {
+                status: Status::Exists,
+                generation: 2,
+            }]),
+        ),
+        "24000000 1600 0100 0900000000000000 01000000 feffffff 00000000 0200000000000000",
+    );
+    assert_frame(
+        Message::Request(10, true, Request::Flush { position: 0x0102 }),
+        "18000000 1700 0000 0a00000000000000 0201000000000000",
+    );
+    assert_frame(
+        Message::Reply(10, Reply::Flushed),
+        "10000000 1700 0100 0a00000000000000",
+    );
+}
+
+#[test]
+fn the_doorbell_is_no_frame() {
+    assert_eq!(DOORBELL, [0]);
+    assert!(FrameHeader::decode(&DOORBELL).is_err());
 }

@@ -9,6 +9,7 @@ use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::key::{HashSecret, KNOWN_HASH, Key, KeyHash};
 use hostkv_shm_protocol::layout::Layout;
 use hostkv_shm_protocol::lease::LeaseGeometry;
+use hostkv_shm_protocol::lease::commits::{COMMIT_RECORDS, CommitRecord};
 use hostkv_shm_protocol::lease::events::EventRecord;
 use hostkv_shm_protocol::lease::header::{self as lease_header, LeaseHeader};
 use hostkv_shm_protocol::version::{ABI_HASH, LAYOUT_VERSION, LAYOUTS, PROTOCOL_VERSION};
@@ -32,7 +33,7 @@ fn assert_layout(layout: &Layout, name: &str, size: usize, fields: &[(&str, usiz
 #[test]
 fn versions_and_fingerprint_are_these() {
     assert_eq!((PROTOCOL_VERSION, LAYOUT_VERSION), (1, 1));
-    assert_eq!(ABI_HASH, 0x412a_ae0c_197b_f12e);
+    assert_eq!(ABI_HASH, 0xfebf_3a02_af81_6b9d);
     assert_eq!(
         KNOWN_HASH,
         KeyHash {
@@ -47,7 +48,8 @@ fn versions_and_fingerprint_are_these() {
             "Bucket",
             "Entry",
             "LeaseHeader",
-            "EventRecord"
+            "EventRecord",
+            "CommitRecord"
         ]
     );
 }
@@ -237,6 +239,10 @@ fn the_lease_segment_stands_like_this() {
     assert_eq!(geometry.bitmap_offset(), 4096 + 2 * 131_072);
     assert_eq!(geometry.events_offset(), 4096 + 3 * 131_072);
     assert_eq!(geometry.segment_len(), 4096 + 3 * 131_072 + 262_144);
+    assert_eq!(geometry.commits_offset(), geometry.segment_len());
+    let with_ring = geometry.with_commits(COMMIT_RECORDS);
+    assert_eq!(with_ring.commits_offset(), geometry.segment_len());
+    assert_eq!(with_ring.segment_len(), geometry.segment_len() + 65_536);
     // Each part begins at a multiple of 64.
     let odd = LeaseGeometry::new(257, 65);
     assert_eq!(odd.recency_offset(), 4096 + 2112);
@@ -265,6 +271,21 @@ fn an_event_record_stands_like_this() {
             ("id", 48, 128),
             ("device", 176, 32),
             ("reserved_208", 208, 48),
+        ],
+    );
+}
+
+#[test]
+fn a_commit_record_stands_like_this() {
+    assert_layout(
+        &CommitRecord::LAYOUT,
+        "CommitRecord",
+        64,
+        &[
+            ("seq", 0, 8),
+            ("entry", 8, 4),
+            ("len_bytes", 12, 4),
+            ("key", 16, 48),
         ],
     );
 }

@@ -8,10 +8,11 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::hello::{Challenge, Hello, HelloPrefix, HelloReply};
 use hostkv_shm_protocol::wire::reply::{
-    Audit, CommittedItem, Figures, Prefetched, Reply, ReservedItem,
+    Audit, CommittedItem, Figures, GrantedExtent, Prefetched, Reply, ReservedItem,
 };
 use hostkv_shm_protocol::wire::request::{
-    Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve, list_flags,
+    Grant, GrantedItem, Held, HeldItem, List, Prefetch, Request, Reserve, ReserveItem, Resolve,
+    list_flags,
 };
 use hostkv_shm_protocol::wire::{MAX_BATCH_KEYS, MAX_FRAME_BYTES};
 use proptest::collection::vec;
@@ -168,7 +169,18 @@ fn requests() -> impl Strategy<Value = Request> {
                 keys,
             })
         });
+    let granted =
+        (keys(), any::<u32>(), any::<u32>()).prop_map(|(key, entry, len_bytes)| GrantedItem {
+            key,
+            entry: EntryNumber(entry),
+            len_bytes,
+        });
     prop_oneof![
+        (any::<u32>(), 1..=1024_u32)
+            .prop_map(|(len_bytes, count)| Request::Grant(Grant { len_bytes, count })),
+        held().prop_map(|held| Request::Return(held.items)),
+        items(granted.boxed()).prop_map(Request::CommitGranted),
+        any::<u64>().prop_map(|position| Request::Flush { position }),
         resolve,
         reserve.clone().prop_map(Request::Reserve),
         (held(), reserve).prop_map(|(held, reserve)| Request::CommitReserve(held, reserve)),
@@ -264,7 +276,18 @@ fn replies() -> impl Strategy<Value = Reply> {
             status,
         })
     });
+    let extent =
+        any::<(u32, u32, u64)>().prop_map(|(entry, offset_units, generation)| GrantedExtent {
+            entry: EntryNumber(entry),
+            offset_units,
+            generation,
+        });
+    let outcomes = items(committed.clone());
     prop_oneof![
+        prop::collection::vec(extent, 0..=1024).prop_map(Reply::Granted),
+        Just(Reply::Returned),
+        outcomes.prop_map(Reply::GrantedCommitted),
+        Just(Reply::Flushed),
         resolved,
         prefetched,
         Just(Reply::PrefetchEnded),
@@ -293,7 +316,7 @@ fn hellos() -> impl Strategy<Value = Hello> {
     (
         any::<[u8; 16]>(),
         any::<(u32, u64, u32, u64)>(),
-        0..=1_u32,
+        0..=3_u32,
         text(0, 32, true),
         text(0, 64, true),
     )

@@ -19,6 +19,7 @@ const GEOMETRY: LeaseGeometry = LeaseGeometry {
     recency_capacity: 1,
     bitmap_words: 1,
     event_capacity: 1,
+    commit_capacity: 0,
 };
 
 /// Words 2 and 3 (operation id, value0) tell whether a record is whole; the others are fixed.

@@ -16,6 +16,7 @@ const GEOMETRY: LeaseGeometry = LeaseGeometry {
     recency_capacity: 2,
     bitmap_words: 1,
     event_capacity: 0,
+    commit_capacity: 0,
 };
 
 /// Two threads touch two entries each while the daemon drains a ring of two places.

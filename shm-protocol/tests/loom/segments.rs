@@ -123,6 +123,7 @@ impl Lease {
             recency_capacity: 1,
             bitmap_words: 1,
             event_capacity: 0,
+            commit_capacity: 0,
         };
         let mut words = LoomWords::new();
         high_water(&mut words, offset_of!(LeaseHeader, slot_high_water) as u64);

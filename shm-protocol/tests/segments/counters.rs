@@ -1,7 +1,7 @@
 //! Counters: two figures in one word, and their fold.
 
 use crate::heap::Lease;
-use hostkv_shm_protocol::lease::counters::{COUNTERS, Counter, Counters, split_read_keys};
+use hostkv_shm_protocol::lease::counters::{COUNTERS, Counter, Counters, split_keys};
 
 #[test]
 fn counters_stand_in_the_words_that_their_table_names() {
@@ -36,7 +36,7 @@ fn found_and_failed_are_right_in_every_fold_whatever_their_halves_carry() {
     ] {
         counters.add_read_request(found, failed);
         let now = counters.load(Counter::ReadKeys);
-        let fold = split_read_keys(now.wrapping_sub(last));
+        let fold = split_keys(now.wrapping_sub(last));
         assert_eq!(fold, (u64::from(found), u64::from(failed)));
         last = now;
         found_sum += fold.0;

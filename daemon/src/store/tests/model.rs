@@ -11,7 +11,8 @@ use crate::tiers::{
     Completion, Found as FoundInTier, LoadObject, LoadOutcome, LookupTask, PayloadRange,
     StoreObject, TaskId, TierKey, TierSet,
 };
-use hostkv_shm_protocol::wire::request::Prefetch;
+use hostkv_shm_protocol::wire::reply::GrantedExtent;
+use hostkv_shm_protocol::wire::request::{Grant, Prefetch};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::hash::{BuildHasher, RandomState};
 const CLIENTS: usize = 3;
 const KEYS: u64 = 24;
 const SLOTS: usize = 6;
+const RECORDS: u32 = 4;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -55,6 +57,28 @@ enum Step {
         client: usize,
         key: u64,
     },
+    /// Extents ahead of need.
+    Grant {
+        client: usize,
+        len_bytes: u32,
+    },
+    /// A record of the commit ring, for an object of `percent` of the granted length; claimed and not written at first, when
+    /// it is late.
+    Push {
+        client: usize,
+        key: u64,
+        percent: u32,
+        is_late: bool,
+    },
+    /// The record that was claimed first and not written is written.
+    Finish {
+        client: usize,
+    },
+    /// What is granted and not used goes back.
+    Return {
+        client: usize,
+    },
+    DrainRings,
     Slice,
     /// The loop hands the jobs to the workers.
     Take,
@@ -102,6 +126,14 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, slot, key)| Step::Pin { client, slot, key }),
         4 => (client.clone(), 0..SLOTS).prop_map(|(client, slot)| Step::Unpin { client, slot }),
         2 => (client.clone(), 0..KEYS).prop_map(|(client, key)| Step::Touch { client, key }),
+        3 => (client.clone(), 1_u32..9000)
+            .prop_map(|(client, len_bytes)| Step::Grant { client, len_bytes }),
+        5 => (client.clone(), 0..KEYS, 1_u32..=100, prop::bool::weighted(0.2)).prop_map(
+            |(client, key, percent, is_late)| Step::Push { client, key, percent, is_late }
+        ),
+        3 => client.clone().prop_map(|client| Step::Finish { client }),
+        1 => client.clone().prop_map(|client| Step::Return { client }),
+        4 => Just(Step::DrainRings),
         3 => Just(Step::Slice),
         4 => Just(Step::Take),
         4 => (0_usize..4).prop_map(|which| Step::Work { which }),
@@ -139,8 +171,22 @@ struct Waiting {
     answers: Vec<ReservedItem>,
 }
 
+/// A record of a commit ring.
+#[derive(Clone, Copy)]
+struct Record {
+    number: u64,
+    len_bytes: u32,
+    grant: (GrantedExtent, u32),
+    is_written: bool,
+}
+
 struct Writer {
     client: Client,
+    /// Granted extents that are not used, with their units.
+    grants: Vec<(GrantedExtent, u32)>,
+    /// Records that the daemon has not taken, and the position of the first.
+    records: VecDeque<Record>,
+    done: u64,
     open: Vec<OpenReservation>,
     /// Parked reserves.
     parked: BTreeMap<u64, (OpId, Vec<(u64, u32)>)>,
@@ -178,12 +224,27 @@ struct World {
     /// Committed and not removed: the extent and length of the last commit.
     committed: BTreeMap<u64, Range>,
     waiting: Vec<Waiting>,
+    /// What was taken out of rings and is not readable yet.
+    taken: Vec<Record>,
+    has_keyspace_quota: bool,
     integrity: Integrity,
     /// Jobs that workers have.
     jobs: Vec<Job>,
     /// What the tier has to do, and what it holds: the length of each object.
     tier_parts: Vec<TierPart>,
     tier: BTreeMap<TierKey, u64>,
+}
+
+impl Writer {
+    /// Writes the record at this place of `records`.
+    fn write(&mut self, at: usize, keyspace: KeyspaceId) {
+        let record = &mut self.records[at];
+        record.is_written = true;
+        let name = key(keyspace, record.number);
+        let ring = self.client.commits.unwrap();
+        let entry = record.grant.0.entry;
+        ring.write(self.done + at as u64, entry, record.len_bytes, &name);
+    }
 }
 
 impl World {
@@ -218,6 +279,8 @@ impl World {
             writers,
             committed: BTreeMap::new(),
             waiting: Vec::new(),
+            taken: Vec::new(),
+            has_keyspace_quota: keyspace_quota.is_some(),
             integrity,
             jobs: Vec::new(),
             tier_parts: Vec::new(),
@@ -226,10 +289,13 @@ impl World {
     }
 
     fn writer(pool: &mut Pool) -> Writer {
-        let client = pool.client();
+        let client = pool.ring_client(RECORDS);
         pool.keyspace(client);
         Writer {
             client,
+            grants: Vec::new(),
+            records: VecDeque::new(),
+            done: 0,
             open: Vec::new(),
             parked: BTreeMap::new(),
             pins: [None; SLOTS],
@@ -247,6 +313,11 @@ impl World {
                     !overlaps((start, start + units)),
                     "granted {granted:?} while {found:?} is pinned"
                 );
+            }
+            let in_ring = writer.records.iter().map(|record| &record.grant);
+            for (extent, units) in writer.grants.iter().chain(in_ring) {
+                let range = (extent.offset_units, extent.offset_units + units);
+                assert!(!overlaps(range), "granted {granted:?} while {range:?} is");
             }
             for (_, keys, answers) in &writer.open {
                 for ((_, len), answer) in keys.iter().zip(answers) {
@@ -349,13 +420,25 @@ impl World {
                 let outcome = self.pool.store.commit(session, &held, self.pool.now);
                 match outcome.unwrap() {
                     Outcome::Done(items) => self.stored(&keys, &answers, &outcomes(&items)),
-                    Outcome::Parked(ticket) => self.waiting.push(Waiting {
-                        session,
-                        who: Some(client),
-                        ticket,
-                        keys,
-                        answers,
-                    }),
+                    Outcome::Parked(ticket) => {
+                        // What a commit through a ring overtook has been given back by now.
+                        let mut answers = answers;
+                        for answer in &mut answers {
+                            if answer.status == Status::Ok
+                                && self.pool.store.entries.state(answer.entry)
+                                    != EntryState::Committing
+                            {
+                                answer.status = Status::Exists;
+                            }
+                        }
+                        self.waiting.push(Waiting {
+                            session,
+                            who: Some(client),
+                            ticket,
+                            keys,
+                            answers,
+                        });
+                    }
                 }
             }
             Step::Take => self.jobs.extend(self.pool.store.take_jobs()),
@@ -469,6 +552,72 @@ impl World {
                     self.writers[client].client.recency.touch(found.entry);
                 }
             }
+            // A key whose keyspace has a quota is never committed through a ring.
+            Step::Grant { .. } if self.has_keyspace_quota => {}
+            Step::Grant { client, len_bytes } => {
+                let request = Grant {
+                    len_bytes,
+                    count: 2,
+                };
+                let id = self.writers[client].client.id;
+                let granted = self
+                    .pool
+                    .store
+                    .grant_extents(id, &request, self.pool.now)
+                    .unwrap();
+                let units = len_bytes.div_ceil(ALIGN);
+                for extent in granted {
+                    self.check_grant((extent.offset_units, extent.offset_units + units));
+                    self.writers[client].grants.push((extent, units));
+                }
+            }
+            Step::Push {
+                client,
+                key: number,
+                percent,
+                is_late,
+            } => {
+                let writer = &mut self.writers[client];
+                if writer.records.len() < RECORDS as usize
+                    && let Some(grant) = writer.grants.pop()
+                {
+                    writer.records.push_back(Record {
+                        number,
+                        len_bytes: (grant.1 * ALIGN * percent / 100).max(1),
+                        grant,
+                        is_written: false,
+                    });
+                    if !is_late {
+                        let last = writer.records.len() - 1;
+                        writer.write(last, keyspace);
+                    }
+                }
+            }
+            Step::Finish { client } => {
+                let writer = &mut self.writers[client];
+                if let Some(at) = writer.records.iter().position(|record| !record.is_written) {
+                    writer.write(at, keyspace);
+                }
+            }
+            Step::Return { client } => {
+                let writer = &mut self.writers[client];
+                let held: Vec<HeldItem> = writer
+                    .grants
+                    .drain(..)
+                    .map(|(extent, _)| HeldItem {
+                        entry: extent.entry,
+                        generation: extent.generation,
+                    })
+                    .collect();
+                let id = writer.client.id;
+                self.pool.store.return_grants(id, &held).unwrap();
+            }
+            Step::DrainRings => {
+                assert_eq!(self.pool.store.drain_rings(self.pool.now), []);
+                for client in 0..CLIENTS {
+                    self.read_outcomes(client);
+                }
+            }
             Step::Slice => {
                 let resumed = self.pool.store.slice(self.pool.now);
                 self.resume(resumed);
@@ -493,6 +642,13 @@ impl World {
                 self.pool
                     .store
                     .close_session(dead.client.id, end, self.pool.now);
+                let ring = dead.client.commits.unwrap();
+                for (record, position) in dead.records.into_iter().zip(dead.done..) {
+                    if record.is_written && ring.outcome(position) == Status::Ok {
+                        self.taken.push(record);
+                    }
+                }
+                self.settle_taken();
             }
         }
     }
@@ -503,12 +659,13 @@ impl World {
             assert!(outcome.iter().all(|status| *status == Status::Expired));
             return;
         }
-        assert!(
-            outcome.iter().all(|status| *status == Status::Ok),
-            "{outcome:?}"
-        );
-        for ((number, len), answer) in keys.iter().zip(answers) {
-            if answer.status == Status::Ok {
+        // EXISTS: a commit through a ring came first.
+        let is_over = |status: &Status| matches!(status, Status::Ok | Status::Exists);
+        assert!(outcome.iter().all(is_over), "{outcome:?}");
+        let granted = keys.iter().zip(answers);
+        let granted = granted.filter(|(_, answer)| answer.status == Status::Ok);
+        for (((number, len), answer), outcome) in granted.zip(outcome) {
+            if *outcome == Status::Ok {
                 self.committed.insert(*number, range(answer, *len));
                 assert!(self.pool.find(&key(self.keyspace, *number)).is_some());
             }
@@ -593,6 +750,40 @@ impl World {
         }
     }
 
+    /// What the daemon has taken out of a writer's ring: readable, or soon, or the writer's again.
+    fn read_outcomes(&mut self, client: usize) {
+        let writer = &mut self.writers[client];
+        let ring = writer.client.commits.unwrap();
+        while writer.done < ring.tail() {
+            let record = writer.records.pop_front().unwrap();
+            match ring.outcome(writer.done) {
+                Status::Ok => self.taken.push(record),
+                Status::Exists => writer.grants.push(record.grant),
+                other => panic!("an honest record is answered with {other}"),
+            }
+            writer.done += 1;
+        }
+        self.settle_taken();
+    }
+
+    /// Notes what of the taken records is readable by now.
+    fn settle_taken(&mut self) {
+        for record in std::mem::take(&mut self.taken) {
+            let (extent, _) = record.grant;
+            let found = self.pool.find(&key(self.keyspace, record.number));
+            if found
+                .is_some_and(|found| (found.entry, found.seq) == (extent.entry, extent.generation))
+            {
+                let end = extent.offset_units + record.len_bytes.div_ceil(ALIGN);
+                self.committed
+                    .insert(record.number, (extent.offset_units, end));
+            } else {
+                assert_eq!(self.integrity, Integrity::Full, "a taken record is lost");
+                self.taken.push(record);
+            }
+        }
+    }
+
     fn give_way(&mut self) {
         if self.pool.store.take_wanted_room().is_none() {
             return;
@@ -629,16 +820,15 @@ impl World {
             commit.keys.iter().zip(&commit.answers).any(is_there)
         };
         let Some(at) = self.waiting.iter().position(is_done) else {
-            assert_eq!(resumed, None);
+            assert!(resumed.is_none_or(|resumed| matches!(
+                resumed.answer,
+                ResumedAnswer::GrantedCommitted(_)
+            )));
+            self.settle_taken();
             return;
         };
         let commit = self.waiting.remove(at);
-        let granted = commit
-            .answers
-            .iter()
-            .filter(|answer| answer.status == Status::Ok);
-        let outcome = vec![Status::Ok; granted.count()];
-        match resumed {
+        let outcome = match resumed {
             Some(resumed) => {
                 assert_eq!(
                     (resumed.session, resumed.ticket),
@@ -647,10 +837,24 @@ impl World {
                 let ResumedAnswer::Committed(items) = resumed.answer else {
                     panic!("a commit is answered as {:?}", resumed.answer);
                 };
-                assert_eq!(outcomes(&items), outcome);
+                let mut outcome = outcomes(&items);
+                outcome.retain(|status| *status != Status::Exists);
+                outcome
             }
-            None => assert_eq!(commit.who, None, "a living writer is not answered"),
-        }
+            None => {
+                assert_eq!(commit.who, None, "a living writer is not answered");
+                let keys = commit.keys.iter().zip(&commit.answers);
+                let keys = keys.filter(|(_, answer)| answer.status == Status::Ok);
+                keys.map(|((number, _), answer)| {
+                    let found = self.pool.find(&key(self.keyspace, *number));
+                    match found.is_some_and(|found| found.entry == answer.entry) {
+                        true => Status::Ok,
+                        false => Status::Exists,
+                    }
+                })
+                .collect()
+            }
+        };
         self.stored(&commit.keys, &commit.answers, &outcome);
     }
 
@@ -711,6 +915,12 @@ impl World {
             );
             self.run(Step::Die { client, bye: false });
         }
+        // Their last records may have been waiting for them.
+        self.jobs.extend(self.pool.store.take_jobs());
+        while let Some(job) = self.jobs.pop() {
+            self.work(&job);
+        }
+        assert!(self.taken.is_empty(), "a record was never carried out");
         self.pool.next_second();
         let audit = self.pool.audited();
         assert_eq!(
