@@ -84,6 +84,15 @@
  */
 #define HOSTKV_SESSION_SINGLE_MAPPING 4
 
+/**
+ * Session flag: stores take no round trip. The session holds room ahead of need, and a commit returns at once: its keys are
+ * readable within a millisecond while the daemon runs, also if this process dies now, and for sure after
+ * hostkv_session_flush(). Reserve does not say RESERVED then: of several commits of a key the first wins, and the others are
+ * OK too. INVALID_ARGUMENT with READ_ONLY. For a user whom the daemon does not let write in place, and where it runs with
+ * --keyspace-quota, commits go by the socket and wait as without the flag; the daemon's log says so.
+ */
+#define HOSTKV_SESSION_ASYNC_COMMIT 8
+
 /** Request flag of an acquire: pin every key that is present, not only the leading run. */
 #define HOSTKV_ACQUIRE_ALL 1
 
@@ -570,6 +579,16 @@ hostkv_status hostkv_reservation_commit_and_reserve(hostkv_reservation *reservat
  * `reservation` is NULL or is used for the last time.
  */
 hostkv_status hostkv_reservation_abort(hostkv_reservation *reservation);
+
+/**
+ * Waits until every commit of this session made before the call is readable. Without HOSTKV_SESSION_ASYNC_COMMIT a commit
+ * has waited itself, and this returns at once.
+ *
+ * NO_SPACE: an object committed since the last flush found no index entry and is not stored. DISCONNECTED, TIMEOUT.
+ *
+ * `session` is open.
+ */
+hostkv_status hostkv_session_flush(const hostkv_session *session);
 
 /**
  * Copies `len` bytes, in the way that is fastest on this CPU for copies into the pool. The two places must not

@@ -829,6 +829,9 @@ public:
     // Becomes readable when the daemon has ended; to wait on, never to read or close. -> hostkv_session_get_fd
     int fd() const noexcept { return hostkv_session_get_fd(handle_.get()); }
 
+    // Waits until every commit of this session made before the call is readable. -> hostkv_session_flush
+    Returned<void> flush() const { return detail::checked(hostkv_session_flush(handle_.get())); }
+
     // Removes every key of every keyspace this session opened, or with HOSTKV_CLEAR_ALL_KEYSPACES every key there
     // is, and says how many. -> hostkv_session_clear
     Returned<std::uint64_t> clear(std::uint32_t flags = 0) const {

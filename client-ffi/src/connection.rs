@@ -12,9 +12,9 @@
 //!                          \---forget-----> late
 //! ```
 //!
-//! A reply that comes late is dropped, but the grants of a late RESERVE, or COMMIT_RESERVE, belong to nobody, so they are
-//! aborted at once. 64 requests may be without their reply; when all of them are late the session is given up. A reply that
-//! has arrived and is not fetched counts no more: a thread that sends many requests before it waits for the first keeps
+//! A reply that comes late is dropped, but what a late RESERVE, COMMIT_RESERVE or GRANT has granted belongs to nobody, so it
+//! is given back at once. 64 requests may be without their reply; when all of them are late the session is given up. A reply
+//! that has arrived and is not fetched counts no more: a thread that sends many requests before it waits for the first keeps
 //! nobody out.
 //!
 //! **The lock** guards who waits for what. Nothing is waited for and nothing but a non-blocking send is done
@@ -26,7 +26,7 @@ use crate::mapping::Descriptor;
 use hostkv_shm_protocol::id::OpId;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::{Ordering, fence};
-use hostkv_shm_protocol::wire::header::FrameHeader;
+use hostkv_shm_protocol::wire::header::{DOORBELL, FrameHeader};
 use hostkv_shm_protocol::wire::reply::Reply;
 use hostkv_shm_protocol::wire::request::{Held, HeldItem, Request};
 use hostkv_shm_protocol::wire::{MAX_FRAME_BYTES, MAX_OUTSTANDING};
@@ -139,6 +139,11 @@ impl ConnectionError {
         )
     }
 
+    /// Whether the daemon has looked at the request and refused it as a whole.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, ConnectionError::Refused { .. })
+    }
+
     /// Whether no call of the session can succeed any more.
     pub(crate) fn is_final(&self) -> bool {
         matches!(
@@ -211,7 +216,7 @@ enum Slot {
     Waiting,
     /// The reply is here; the thread has not fetched it yet.
     Arrived(Reply),
-    /// Nobody waits any more. The grants of a RESERVE are to be aborted when they come.
+    /// Nobody waits any more. The grants of a RESERVE are to be aborted when they come, those of a GRANT returned.
     Late(Option<OpId>),
 }
 
@@ -461,6 +466,11 @@ impl Connection {
         let _ = self.try_send(&frame);
     }
 
+    /// Wakes the daemon's loop. A socket without room wakes it as well.
+    pub(crate) fn ring(&self) -> Result<(), ConnectionError> {
+        self.try_send(&DOORBELL).map(drop)
+    }
+
     /// Whether the daemon's end of the socket is closed; one system call, no waiting.
     pub(crate) fn is_hung_up(&self) -> bool {
         // SAFETY: the session keeps the descriptor open while a call is under way.
@@ -613,6 +623,19 @@ impl Connection {
             }
             Slot::Late(op_id) => {
                 state.outstanding.swap_remove(position);
+                if let Reply::Granted(extents) = &reply {
+                    let items: Vec<HeldItem> = extents
+                        .iter()
+                        .map(|extent| HeldItem {
+                            entry: extent.entry,
+                            generation: extent.generation,
+                        })
+                        .collect();
+                    if !items.is_empty() {
+                        state.owed.push(Request::Return(items));
+                        self.flush_owed(state);
+                    }
+                }
                 if let Some(op_id) = op_id {
                     self.give_grants_back(state, op_id, reply);
                 }

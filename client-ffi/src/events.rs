@@ -1,5 +1,7 @@
 //! What reads tell the daemon: START and END for telemetry, and records for its log lines.
 //!
+//! Stores into granted extents tell theirs the same way, from reserve to commit or abort.
+//!
 //! [`crate::session`], [`crate::lease`] and [`crate::reservation`] call this on any thread. Nothing here makes a system
 //! call (the clock is read in user space), waits or allocates. What is told is decided at acquire, for the whole life of
 //! the lease:
@@ -91,7 +93,7 @@ pub(crate) struct Trace {
     op_id: OpId,
     keyspace: KeyspaceId,
     start_ns: u64,
-    /// Whether the START of the read request found a place.
+    /// Whether the START of the read request, or of the store, found a place.
     has_lookup: bool,
     span: AtomicU32,
 }
@@ -108,6 +110,13 @@ impl Trace {
             span: AtomicU32::new(span_state::NONE),
         }
     }
+}
+
+/// What is told of one reservation from grants.
+#[derive(Debug)]
+pub(crate) struct StoreTrace {
+    trace: Trace,
+    caller: Caller,
 }
 
 /// The session's ring, its allowance of lines and its debts.
@@ -226,6 +235,37 @@ impl ReadEvents {
         }
     }
 
+    /// Begins the trace of a reservation from grants; none when nothing is told of it.
+    pub(crate) fn begin_store(
+        &self,
+        keyspace: KeyspaceId,
+        request_id: &str,
+        device: &str,
+    ) -> Option<Box<StoreTrace>> {
+        let mode = self.mode(false);
+        if mode == Mode::Off {
+            return None;
+        }
+        let mut caller = Caller::default();
+        let mut trace = self.begin_in(mode, keyspace, Some(request_id), Some(device), &mut caller);
+        if mode == Mode::Events {
+            trace.has_lookup = self.start(EventOp::Store, &trace, &caller, trace.start_ns);
+        }
+        Some(Box::new(StoreTrace { trace, caller }))
+    }
+
+    /// The reservation ends: `stored` of `asked` keys were committed by it.
+    pub(crate) fn end_store(&self, told: &StoreTrace, stored: usize, asked: usize) {
+        let StoreTrace { trace, caller } = told;
+        match trace.mode {
+            Mode::Line if stored > 0 => self.line(EventOp::Store, trace, caller, stored, asked),
+            Mode::Events if trace.has_lookup => {
+                self.end(EventOp::Store, trace, caller, stored, asked);
+            }
+            Mode::Off | Mode::Line | Mode::Events => {}
+        }
+    }
+
     /// Begins the trace of a lease that is no read request.
     pub(crate) fn begin(
         &self,
@@ -234,12 +274,28 @@ impl ReadEvents {
         device: Option<&str>,
         caller: &mut Caller,
     ) -> Trace {
-        // Relaxed, both: switches that guard no data.
-        let mode = if self.header.flags().load(Ordering::Relaxed) & flags::TELEMETRY != 0 {
+        self.begin_in(self.mode(true), keyspace, request_id, device, caller)
+    }
+
+    /// How much is told now; `is_read` says whether a line that is left out counts as one of a read.
+    #[inline]
+    fn mode(&self, is_read: bool) -> Mode {
+        // Relaxed: a switch that guards no data.
+        if self.header.flags().load(Ordering::Relaxed) & flags::TELEMETRY != 0 {
             Mode::Events
         } else {
-            self.take_line()
-        };
+            self.take_line(is_read)
+        }
+    }
+
+    fn begin_in(
+        &self,
+        mode: Mode,
+        keyspace: KeyspaceId,
+        request_id: Option<&str>,
+        device: Option<&str>,
+        caller: &mut Caller,
+    ) -> Trace {
         let mut trace = Trace {
             mode,
             keyspace,
@@ -254,9 +310,9 @@ impl ReadEvents {
         trace
     }
 
-    /// One read's lines out of the allowance.
+    /// The lines of one read or store out of the allowance.
     #[inline]
-    fn take_line(&self) -> Mode {
+    fn take_line(&self, is_read: bool) -> Mode {
         let refill = self.header.log_refill().load(Ordering::Relaxed);
         if refill != self.last_refill.load(Ordering::Relaxed)
             // Two threads may see the change; one refills.
@@ -274,7 +330,7 @@ impl ReadEvents {
             return Mode::Line;
         }
         // A refill that was never raised means that the level hides the lines.
-        if refill != 0 {
+        if refill != 0 && is_read {
             self.counters.add(Counter::LinesLeftOut, 1);
         }
         Mode::Off

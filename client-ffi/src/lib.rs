@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Module order, each using only those above it: [`error`], `text`, `fork`, [`mapping`], [`connection`], [`chunk_keys`],
-//! [`copy`], `lane`, `pin_slots`, `read_path`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`prefetch`],
+//! [`copy`], `lane`, `pin_slots`, `read_path`, `grants`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`prefetch`],
 //! [`session`], [`admin`], [`ffi`].
 
 pub mod admin;
@@ -24,6 +24,7 @@ pub mod error;
 mod events;
 pub mod ffi;
 mod fork;
+mod grants;
 mod lane;
 pub mod lease;
 mod lease_pool;

@@ -357,6 +357,12 @@ impl ReadPath {
         prefix_count
     }
 
+    /// Whether a key is readable now.
+    pub(crate) fn is_readable(&self, key: &Key) -> bool {
+        let found = self.index.find(key, self.index.hash(key));
+        found.is_some_and(|found| self.index.is_current(&found))
+    }
+
     /// Pins the leading run of present keys, or with `is_all` every present key, and counts the read request.
     /// The keys' lengths have been checked.
     pub(crate) fn acquire(

@@ -12,11 +12,15 @@
 //!   reserve or commit_and_reserve without waiting --> sent --wait--> there, as above
 //! ```
 //!
-//! Before a commit is sent the writer's stores are fenced, streaming ones included.
+//! Before a commit is sent the writer's stores are fenced, streaming ones included. In a session opened with ASYNC_COMMIT most
+//! reservations are made of extents that it holds already, and end without a message (`granted`).
 
 mod answers;
+mod granted;
 
 use crate::error::{Error, Result};
+use crate::events::StoreTrace;
+use crate::grants::Grants;
 use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
 use crate::read_path::{Item as PinItem, Pins};
@@ -24,7 +28,7 @@ use crate::session::inner::Inner;
 use crate::session::places::Place;
 use crate::session::reserving::Granted;
 use crate::session::{Request as SessionRequest, ReserveItem};
-use answers::{Asked, Failure, all_committed, unanswered};
+use answers::{Asked, Failure, all_committed, behind_the_commit, unanswered};
 use hostkv_shm_protocol::control::reader::Found;
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::{KeyspaceId, OpId};
@@ -104,10 +108,54 @@ pub struct Reservation {
     unanswered: Option<(u64, Asked)>,
     /// Why nothing was reserved.
     failure: Option<Error>,
+    /// Whether its extents come from the session's grants, so that the daemon knows nothing of it.
+    is_of_grants: bool,
+    /// What is told of it then.
+    told: Option<Box<StoreTrace>>,
     has_ended: bool,
 }
 
 impl Reservation {
+    /// Answers a reserve, from the session's grants where they will do, and gives its reservation, which takes over a hold of
+    /// the session. With a place nothing is waited for.
+    pub(crate) fn make(
+        session: &Arc<Inner>,
+        keyspace: KeyspaceId,
+        reserve: Reserve,
+        place: Option<Place<'_>>,
+    ) -> Result<Reservation> {
+        let (op_id, count) = (reserve.op_id, reserve.items.len());
+        match session.reserve_from_grants(keyspace, reserve, place.is_none())? {
+            Ok(granted) => {
+                let mut reservation = Reservation::empty(session, keyspace, op_id, count);
+                reservation.take_over(granted);
+                reservation.has_ended = false;
+                Ok(reservation)
+            }
+            Err(reserve) => Reservation::send_and_make(session, keyspace, None, reserve, place),
+        }
+    }
+
+    /// A reservation that holds nothing and is over.
+    fn empty(session: &Arc<Inner>, keyspace: KeyspaceId, op_id: OpId, count: usize) -> Reservation {
+        Reservation {
+            session: Arc::clone(session),
+            op_id,
+            count,
+            items: Vec::new(),
+            asked_by: AskedBy {
+                keyspace,
+                request_id: String::new(),
+                device: String::new(),
+            },
+            unanswered: None,
+            failure: None,
+            is_of_grants: false,
+            told: None,
+            has_ended: true,
+        }
+    }
+
     /// Sends a reserve, behind the commit of what is held where there is any, and gives its reservation, which takes over a
     /// hold of the session. With a place it is not waited for. Where it fails, what is held has been given back, as far as it
     /// was not committed.
@@ -131,20 +179,7 @@ impl Reservation {
                 None => Request::Reserve(reserve),
             },
         };
-        let mut reservation = Reservation {
-            session: Arc::clone(session),
-            op_id,
-            count,
-            items: Vec::new(),
-            asked_by: AskedBy {
-                keyspace,
-                request_id: String::new(),
-                device: String::new(),
-            },
-            unanswered: None,
-            failure: None,
-            has_ended: true,
-        };
+        let mut reservation = Reservation::empty(session, keyspace, op_id, count);
         match place {
             None => {
                 let reply = session.try_call(&asked.request);
@@ -166,6 +201,8 @@ impl Reservation {
         self.items = granted.items;
         self.asked_by.request_id = granted.request_id;
         self.asked_by.device = granted.device;
+        self.is_of_grants = granted.is_of_grants;
+        self.told = granted.told;
     }
 
     /// Items asked.
@@ -311,6 +348,22 @@ impl Reservation {
         Error::new(item.outcome.status, message)
     }
 
+    /// The session's grants, when the extents come from them.
+    fn grants(&self) -> Option<&Grants> {
+        let grants = self.session.grants.as_ref();
+        grants.filter(|_| self.is_of_grants)
+    }
+
+    /// Tells what became of a reservation from grants.
+    fn end_trace(&mut self, is_stored: bool) {
+        if let Some(told) = self.told.take() {
+            let granted = self.items.iter().filter(|item| item.is_granted()).count();
+            let stored = if is_stored { granted } else { 0 };
+            let events = &self.session.read.events;
+            events.end_store(&told, stored, self.count);
+        }
+    }
+
     fn held(&self) -> Held {
         Held {
             op_id: self.op_id,
@@ -326,11 +379,15 @@ impl Reservation {
     /// Makes all granted items readable.
     pub fn commit(mut self) -> Result<()> {
         self.begin_end()?;
-        let outcome = self.send_commit();
+        let outcome = match self.grants() {
+            Some(grants) => self.push_commit(grants),
+            None => self.send_commit().map(drop),
+        };
         match outcome {
-            Ok(_) => {
+            Ok(()) => {
                 // Nothing is held any more: the drop must not ask the daemon to take it back.
                 self.has_ended = true;
+                self.end_trace(true);
                 self.session.leave();
                 Ok(())
             }
@@ -353,6 +410,7 @@ impl Reservation {
         }
         // The lease takes over the reservation's hold of the session.
         self.has_ended = true;
+        self.end_trace(true);
         let asked_by = &self.asked_by;
         *trace = session.read.events.begin(
             asked_by.keyspace,
@@ -380,6 +438,18 @@ impl Reservation {
         let reserve = self.session.checked_reserve(keyspace, items, request)?;
         let session = Arc::clone(&self.session);
         let place = session.place_for(request)?;
+        if let Some(pushed) = self.grants().map(|grants| self.push_commit(grants)) {
+            if let Err(failure) = pushed {
+                return Err(self.give_up(failure));
+            }
+            self.end_trace(true);
+            self.has_ended = true;
+            let next = Reservation::make(&session, keyspace, reserve, place);
+            if next.is_err() {
+                session.leave();
+            }
+            return next.map_err(behind_the_commit);
+        }
         // From here on the request decides what becomes of what is held, and the next one takes over the hold of the session.
         self.has_ended = true;
         let next =
@@ -419,9 +489,18 @@ impl Reservation {
             });
         }
         read.pin_before_commit(pins);
-        let committed = self.send_commit()?;
-        let granted = self.items.iter().filter(|item| item.is_granted());
-        for (item, committed) in granted.zip(&committed) {
+        let committed = match self.grants() {
+            Some(grants) => self.send_granted(grants)?,
+            None => self.send_commit()?,
+        };
+        let granted = self.items.iter().enumerate();
+        let granted = granted.filter(|(_, item)| item.is_granted());
+        let mut lost = Vec::new();
+        for ((at, item), committed) in granted.zip(&committed) {
+            if committed.status != Status::Ok {
+                lost.push((at, committed.status));
+                continue;
+            }
             if item.outcome.generation != committed.generation {
                 return Err(Failure::Told(Error::internal(format!(
                     "entry {} was committed with generation {} instead of {}; report this defect of hostkvd",
@@ -429,8 +508,11 @@ impl Reservation {
                 ))));
             }
         }
+        // What another commit made readable first is pinned there.
+        read.unpin_lost(lost.iter().map(|(at, _)| *at), pins);
+        let is_lost = |at| lost.contains(&(at, Status::Exists));
         let existing = self.items.iter().enumerate().filter_map(|(at, item)| {
-            (item.outcome.status == Status::Exists).then_some((at, &item.key))
+            (item.outcome.status == Status::Exists || is_lost(at)).then_some((at, &item.key))
         });
         read.acquire_more(existing, pins);
         Ok(())
@@ -462,6 +544,7 @@ impl Reservation {
     /// Ends the reservation after a failed commit; what the daemon may still hold for it is given back.
     fn give_up(&mut self, failure: Failure) -> Error {
         self.has_ended = true;
+        self.end_trace(false);
         let error = failure.settled(&self.session, self.held());
         self.session.leave();
         error
@@ -489,7 +572,12 @@ impl Reservation {
             self.session.forget_reserve(request_id, self.op_id);
             self.session.unwaited.leave();
         }
-        waited.and(self.give_back())
+        let given_back = match self.grants() {
+            Some(grants) => self.put_back(grants),
+            None => self.give_back(),
+        };
+        self.end_trace(false);
+        waited.and(given_back)
     }
 
     fn give_back(&self) -> Result<()> {

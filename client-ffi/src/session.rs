@@ -13,6 +13,7 @@
 //! ```
 
 mod checks;
+mod granted;
 pub(crate) mod inner;
 mod keyspaces;
 mod life;
@@ -44,6 +45,9 @@ pub const READ_ONLY: u32 = 1;
 pub const POPULATE: u32 = 1 << 1;
 /// [`SessionConfig::flags`]: reads use the writable mapping, so that one DMA registration serves both.
 pub const SINGLE_MAPPING: u32 = 1 << 2;
+/// [`SessionConfig::flags`]: stores take no round trip; what was committed is readable a moment later, or after
+/// [`Session::flush`].
+pub const ASYNC_COMMIT: u32 = 1 << 3;
 
 /// [`Request::flags`]: acquire pins every present key, not only the leading run.
 pub const ACQUIRE_ALL: u32 = 1;
@@ -53,7 +57,7 @@ pub const RESERVE_NO_WAIT: u32 = 1 << 1;
 /// How a session is opened. The default is a writer at the usual socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// [`READ_ONLY`], [`POPULATE`], [`SINGLE_MAPPING`].
+    /// [`READ_ONLY`], [`POPULATE`], [`SINGLE_MAPPING`], [`ASYNC_COMMIT`].
     pub flags: u32,
     /// The daemon's socket; `None` looks at `HOSTKV_SOCKET` and the usual places.
     pub socket_path: Option<PathBuf>,
@@ -255,7 +259,7 @@ impl Session {
         self.refuse_read_only("reserve")?;
         let reserve = self.inner.checked_reserve(keyspace, items, request)?;
         let place = self.inner.place_for(request)?;
-        let reservation = Reservation::send_and_make(&self.inner, keyspace, None, reserve, place)?;
+        let reservation = Reservation::make(&self.inner, keyspace, reserve, place)?;
         hold.hand_over();
         Ok(reservation)
     }

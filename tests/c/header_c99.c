@@ -43,6 +43,7 @@ hostkv_status hostkv_prefetch_wait(hostkv_prefetch *, uint32_t, size_t *);
 hostkv_status hostkv_prefetch_end(hostkv_prefetch *);
 hostkv_status hostkv_session_remove(const hostkv_session *, hostkv_keyspace, const hostkv_key *, size_t, uint8_t *);
 hostkv_status hostkv_session_clear(const hostkv_session *, uint32_t, uint64_t *);
+hostkv_status hostkv_session_flush(const hostkv_session *);
 
 typedef void (*any_function)(void);
 
@@ -83,6 +84,7 @@ int main(void) {
         (any_function)hostkv_prefetch_end,
         (any_function)hostkv_session_remove,
         (any_function)hostkv_session_clear,
+        (any_function)hostkv_session_flush,
     };
     struct hostkv_key key = {{0}, 0, 0, 0};
     struct hostkv_span span = {NULL, 0};

@@ -320,6 +320,7 @@ void handles_are_those_of_c(const hostkv::Session &session, const hostkv::Keyspa
     CHECK(nowhere.fd() == -1 && FAULT_OF(nowhere.stats()) == hostkv::Status::invalid_argument);
     CHECK(FAULT_OF(nowhere.mapping(HOSTKV_MAPPING_READ)) == hostkv::Status::invalid_argument);
     CHECK(FAULT_OF(nowhere.clear()) == hostkv::Status::invalid_argument);
+    CHECK(FAULT_OF(nowhere.flush()) == hostkv::Status::invalid_argument);
     CHECK(FAULT_OF(nowhere.open_keyspace({"m", "", 0, 0})) == hostkv::Status::invalid_argument);
     // The library takes a null handle for one that has ended already.
     CHECK(!value(nothing.commit_and_acquire()));
@@ -370,6 +371,19 @@ void session_tells_about_itself(const hostkv::Session &session, const hostkv::Ke
     CHECK(value(keyspace.lookup({key})) == 0);
 }
 
+void a_flush_waits_for_what_was_committed_without_a_round_trip() {
+    hostkv::SessionOptions options;
+    options.flags = HOSTKV_SESSION_ASYNC_COMMIT;
+    const hostkv::Session session = value(hostkv::Session::open(options));
+    const hostkv::Keyspace keyspace = value(session.open_keyspace({"async", "", 0, 0}));
+    const hostkv::Key key = value(hostkv::key_from_bytes("at once"));
+    hostkv::Reservation reservation = value(keyspace.reserve({{key, object_bytes}}));
+    CHECK(fill(reservation) == 1);
+    DONE(reservation.commit());
+    DONE(session.flush());
+    CHECK(value(keyspace.lookup({key})) == 1);
+}
+
 void what_is_held_outlives_its_session() {
     hostkv::Session session = value(hostkv::Session::open());
     hostkv::KeyspaceOptions options;
@@ -411,6 +425,7 @@ int main() {
     handles_are_those_of_c(session, moved);
     a_fault_carries_the_sentence_of_the_library();
     session_tells_about_itself(session, moved);
+    a_flush_waits_for_what_was_committed_without_a_round_trip();
     what_is_held_outlives_its_session();
     std::printf("hostkv_hpp: %d checks\n", check_count);
     return 0;

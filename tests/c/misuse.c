@@ -201,6 +201,7 @@ static void null_is_refused(const hostkv_session *session, hostkv_keyspace keysp
     REFUSED(hostkv_session_lookup(NULL, keyspace, &item.key, 1, &count, &byte), INVALID_ARGUMENT, "session");
     REFUSED(hostkv_session_acquire(NULL, keyspace, &item.key, 1, NULL, &lease), INVALID_ARGUMENT, "session");
     REFUSED(hostkv_session_remove(NULL, keyspace, &item.key, 1, &byte), INVALID_ARGUMENT, "session");
+    REFUSED(hostkv_session_flush(NULL), INVALID_ARGUMENT, "session");
     REFUSED(hostkv_session_clear(NULL, 0, &removed_count), INVALID_ARGUMENT, "session");
 
     group("NULL arguments");
@@ -311,12 +312,15 @@ static void flags(const hostkv_session *session, hostkv_keyspace keyspace) {
     uint64_t removed_count = 77;
 
     group("flags");
-    config.flags = 1u << 3;
+    config.flags = 1u << 4;
     REFUSED(hostkv_session_open(&config, &other), INVALID_ARGUMENT, "flags");
     config.flags = 1u << 31;
     REFUSED(hostkv_session_open(&config, &other), INVALID_ARGUMENT, "flags");
     config.flags = HOSTKV_SESSION_READ_ONLY | HOSTKV_SESSION_SINGLE_MAPPING;
     REFUSED(hostkv_session_open(&config, &other), INVALID_ARGUMENT, "SINGLE_MAPPING");
+    config.flags = HOSTKV_SESSION_READ_ONLY | HOSTKV_SESSION_ASYNC_COMMIT;
+    REFUSED(hostkv_session_open(&config, &other), INVALID_ARGUMENT, "ASYNC_COMMIT");
+    STATUS(hostkv_session_flush(session), OK);
     request.flags = HOSTKV_ACQUIRE_ALL | 2;
     REFUSED(hostkv_session_acquire(session, keyspace, &item.key, 1, &request, &lease), INVALID_ARGUMENT, "flags");
     request.flags = HOSTKV_ACQUIRE_ALL;
@@ -673,6 +677,7 @@ static unsigned in_child(hostkv_session *session, hostkv_keyspace keyspace, host
     STATUS(hostkv_session_acquire(session, keyspace, &item.key, 1, NULL, &no_lease), FORKED);
     STATUS(hostkv_session_remove(session, keyspace, &item.key, 1, NULL), FORKED);
     STATUS(hostkv_session_clear(session, 0, &removed_count), FORKED);
+    STATUS(hostkv_session_flush(session), FORKED);
     STATUS(hostkv_lease_get_span(lease, 0, &span), FORKED);
     STATUS(hostkv_lease_check(lease), FORKED);
     STATUS(hostkv_reservation_get_span(reservation, 0, &span_mut), FORKED);

@@ -79,16 +79,22 @@ fn a_commit_fences_before_it_sends() {
     let Some(functions) = functions() else {
         return;
     };
-    for sender in ["send_commit", "send_and_make"] {
+    // By the socket, with the next reserve, into the commit ring, and of granted extents by the socket.
+    for sender in [
+        "send_commit",
+        "send_and_make",
+        "push_commit",
+        "send_granted",
+    ] {
         let (_, body) = functions
             .iter()
             .find(|(name, _)| name.contains("Reservation") && name.contains(sender))
-            .expect("the function that sends a commit");
+            .unwrap_or_else(|| panic!("there is no function {sender}"));
         let fence = body.iter().position(|one| is_fence(&functions, one));
         let first_call = body
             .iter()
             .position(|one| one.starts_with("call") && !is_fence(&functions, one));
-        let fence = fence.expect("a commit has the fence");
+        let fence = fence.unwrap_or_else(|| panic!("{sender} has no fence"));
         // Nothing is called before it, so nothing is sent.
         let first_call = first_call.expect("a commit calls what sends it");
         assert!(fence < first_call, "{sender}: {body:#?}");

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod async_commit;
 mod budgets;
 mod client_crash;
 mod commit_and_reserve;

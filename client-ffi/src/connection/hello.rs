@@ -41,6 +41,8 @@ const MOST_DESCRIPTORS: usize = 253;
 pub(crate) struct Wishes {
     /// It will not write.
     pub(crate) is_read_only: bool,
+    /// It wants a commit ring.
+    pub(crate) wants_ring: bool,
     /// Pin slots; 0 = the default.
     pub(crate) pin_slot_count: u32,
     /// Name for the daemon's log.
@@ -124,11 +126,8 @@ pub(crate) fn open(
             protocol_version: PROTOCOL_VERSION,
             abi_hash: ABI_HASH,
         },
-        flags: if wishes.is_read_only {
-            hello_flags::READ_ONLY
-        } else {
-            0
-        },
+        flags: wish(wishes.is_read_only, hello_flags::READ_ONLY)
+            | wish(wishes.wants_ring, hello_flags::ASYNC_COMMIT),
         pin_slot_count: wishes.pin_slot_count,
         mono_ns: now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64,
         client_version: PACKAGE_VERSION.to_owned(),
@@ -165,6 +164,10 @@ pub(crate) fn open(
             Err(error)
         }
     }
+}
+
+fn wish(is_there: bool, flag: u32) -> u32 {
+    if is_there { flag } else { 0 }
 }
 
 /// What comes with the HELLO reply, in its order.
@@ -396,6 +399,7 @@ mod tests {
         listen(&server, Backlog::new(1).unwrap()).unwrap();
         let wishes = Wishes {
             is_read_only: false,
+            wants_ring: false,
             pin_slot_count: 0,
             client_name: String::new(),
         };

@@ -245,6 +245,22 @@ pub unsafe extern "C" fn hostkv_reservation_abort(
     })
 }
 
+/// Waits until every commit of this session made before the call is readable. Without HOSTKV_SESSION_ASYNC_COMMIT a commit
+/// has waited itself, and this returns at once.
+///
+/// NO_SPACE: an object committed since the last flush found no index entry and is not stored. DISCONNECTED, TIMEOUT.
+///
+/// # Safety
+///
+/// `session` is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hostkv_session_flush(session: *const hostkv_session) -> hostkv_status {
+    guard::status(|| {
+        // SAFETY: the caller keeps the rules for pointers.
+        unsafe { handle::lend(session, "session")? }.0.flush()
+    })
+}
+
 /// Copies `len` bytes, in the way that is fastest on this CPU for copies into the pool. The two places must not
 /// overlap. Copies nothing if one of them is NULL.
 ///

@@ -31,6 +31,12 @@ pub const HOSTKV_SESSION_POPULATE: u32 = 2;
 /// write through a read pointer then no longer faults. INVALID_ARGUMENT with READ_ONLY, or for a user whom the
 /// daemon does not let write in place.
 pub const HOSTKV_SESSION_SINGLE_MAPPING: u32 = 4;
+/// Session flag: stores take no round trip. The session holds room ahead of need, and a commit returns at once: its keys are
+/// readable within a millisecond while the daemon runs, also if this process dies now, and for sure after
+/// hostkv_session_flush(). Reserve does not say RESERVED then: of several commits of a key the first wins, and the others are
+/// OK too. INVALID_ARGUMENT with READ_ONLY. For a user whom the daemon does not let write in place, and where it runs with
+/// --keyspace-quota, commits go by the socket and wait as without the flag; the daemon's log says so.
+pub const HOSTKV_SESSION_ASYNC_COMMIT: u32 = 8;
 
 /// Request flag of an acquire: pin every key that is present, not only the leading run.
 pub const HOSTKV_ACQUIRE_ALL: u32 = 1;
@@ -383,6 +389,7 @@ const _: () = {
     assert!(HOSTKV_SESSION_READ_ONLY == crate::session::READ_ONLY);
     assert!(HOSTKV_SESSION_POPULATE == crate::session::POPULATE);
     assert!(HOSTKV_SESSION_SINGLE_MAPPING == crate::session::SINGLE_MAPPING);
+    assert!(HOSTKV_SESSION_ASYNC_COMMIT == crate::session::ASYNC_COMMIT);
     assert!(HOSTKV_ACQUIRE_ALL == crate::session::ACQUIRE_ALL);
 };
 

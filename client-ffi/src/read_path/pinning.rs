@@ -124,6 +124,17 @@ impl ReadPath {
         admitted
     }
 
+    /// Clears the pins at `lost`, whose entries were not committed after all; they stand as not found then.
+    pub(crate) fn unpin_lost(&self, lost: impl Iterator<Item = usize>, pins: &mut Pins) {
+        for at in lost {
+            let item = &mut pins.items[at];
+            let slot = item.pinned();
+            *item = Item::NOT_FOUND;
+            self.unpin(slot.into_iter());
+        }
+        pins.count();
+    }
+
     /// Clears slots that this lease owns (R7) and gives them back.
     #[inline]
     pub(super) fn unpin(&self, slots: impl Iterator<Item = u32>) {

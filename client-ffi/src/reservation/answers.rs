@@ -82,7 +82,9 @@ pub(super) fn unanswered(session: &Inner, error: ConnectionError, tick: u64) -> 
 
 /// Refuses a commit that did not do everything.
 pub(super) fn all_committed(items: &[CommittedItem]) -> core::result::Result<(), Failure> {
-    match items.iter().find(|item| item.status != Status::Ok) {
+    // EXISTS: another commit of the key came first, and the key is readable.
+    let is_there = |item: &&CommittedItem| matches!(item.status, Status::Ok | Status::Exists);
+    match items.iter().find(|item| !is_there(item)) {
         None => Ok(()),
         Some(item) if item.status == Status::Expired => Err(Failure::StillHeld(Error::new(
             Status::Expired,
@@ -101,7 +103,7 @@ pub(super) fn all_committed(items: &[CommittedItem]) -> core::result::Result<(),
 
 /// The failure of a reserve whose commit is done.
 #[cold]
-fn behind_the_commit(error: Error) -> Error {
+pub(super) fn behind_the_commit(error: Error) -> Error {
     Error::new(
         error.status,
         format!(

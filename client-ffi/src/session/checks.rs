@@ -1,8 +1,8 @@
 //! What the arguments of a session's calls may be. Each refusal names the value, the limit and the remedy.
 
 use super::{
-    ACQUIRE_ALL, KeyspaceConfig, POPULATE, READ_ONLY, RESERVE_NO_WAIT, Request, SINGLE_MAPPING,
-    SessionConfig,
+    ACQUIRE_ALL, ASYNC_COMMIT, KeyspaceConfig, POPULATE, READ_ONLY, RESERVE_NO_WAIT, Request,
+    SINGLE_MAPPING, SessionConfig,
 };
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
@@ -16,12 +16,18 @@ pub(super) fn config(config: &SessionConfig) -> Result<()> {
     known_bits(
         "config.flags",
         config.flags,
-        READ_ONLY | POPULATE | SINGLE_MAPPING,
+        READ_ONLY | POPULATE | SINGLE_MAPPING | ASYNC_COMMIT,
     )?;
     if config.flags & READ_ONLY != 0 && config.flags & SINGLE_MAPPING != 0 {
         return Err(Error::invalid(
             "config.flags has SINGLE_MAPPING with READ_ONLY, and the single mapping is the writable one; leave one \
              of them out",
+        ));
+    }
+    if config.flags & READ_ONLY != 0 && config.flags & ASYNC_COMMIT != 0 {
+        return Err(Error::invalid(
+            "config.flags has ASYNC_COMMIT with READ_ONLY, and a session that does not write commits nothing; leave one of \
+             them out",
         ));
     }
     plain_text(
@@ -218,6 +224,11 @@ mod tests {
         refused(
             config(&named("", READ_ONLY | SINGLE_MAPPING)),
             &["SINGLE_MAPPING"],
+        );
+        assert!(config(&named("engine", ASYNC_COMMIT)).is_ok());
+        refused(
+            config(&named("", READ_ONLY | ASYNC_COMMIT)),
+            &["ASYNC_COMMIT"],
         );
     }
 

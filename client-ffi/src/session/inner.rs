@@ -14,11 +14,12 @@
 use super::keyspaces::KeyspaceSet;
 use super::life::{Duty, Life, Refusal};
 use super::places::Places;
-use super::{POPULATE, READ_ONLY, SINGLE_MAPPING, SessionConfig};
+use super::{ASYNC_COMMIT, POPULATE, READ_ONLY, SINGLE_MAPPING, SessionConfig};
 use crate::connection::hello::{self, Opened, Wishes};
 use crate::connection::{Connection, ConnectionError, Deadline};
 use crate::error::{Error, Result};
 use crate::fork::ForkMark;
+use crate::grants::Grants;
 use crate::lease_pool::LeasePool;
 use crate::mapping::{Access, Descriptor, Mapping, Plan};
 use crate::read_path::{Liveness, ReadPath};
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     life: Life,
     fork: Arc<ForkMark>,
     pub(crate) read: ReadPath,
+    /// Of a session that stores without a round trip.
+    pub(crate) grants: Option<Grants>,
     connection: Connection,
     daemon_pidfd: Descriptor,
     /// **The lock** guards the end of the mappings against a second one. Held for munmap, and while pages of a staging
@@ -69,7 +72,7 @@ pub(crate) struct Inner {
     is_torn_down: AtomicBool,
     pub(crate) hello: HelloReply,
     timeout_ms: u32,
-    /// Behind `read`, which looks into them.
+    /// Behind `read` and `grants`, which look into them.
     _control: Mapping,
     _lease: Mapping,
 }
@@ -110,6 +113,7 @@ impl Inner {
         let path = hello::socket_path(config.socket_path.as_deref())?;
         let wishes = Wishes {
             is_read_only: config.flags & READ_ONLY != 0,
+            wants_ring: config.flags & ASYNC_COMMIT != 0,
             pin_slot_count: config.pin_slot_count,
             client_name: config.client_name.clone(),
         };
@@ -142,6 +146,7 @@ impl Inner {
             life: Life::new(),
             fork,
             read: parts.read,
+            grants: parts.grants,
             connection,
             daemon_pidfd: Descriptor::new(daemon_pidfd),
             payload: Mutex::new(Some(parts.payload)),
@@ -402,6 +407,12 @@ impl Inner {
         self.connection.forget(request_id);
     }
 
+    /// Wakes the daemon for what lies in the commit ring.
+    pub(crate) fn ring_doorbell(&self) -> Result<()> {
+        self.noticed(self.connection.ring())
+            .map_err(|error| self.explain(error, None))
+    }
+
     /// Gives something back without waiting.
     pub(crate) fn give_back_later(&self, request: WireRequest) {
         self.connection.give_back_later(request);
@@ -492,6 +503,7 @@ fn refusal_error(refusal: Refusal) -> Error {
 /// The mapped part of a session.
 struct Parts {
     read: ReadPath,
+    grants: Option<Grants>,
     payload: Payload,
     read_base: NonNull<u8>,
     write_base: Option<NonNull<u8>>,
@@ -594,8 +606,10 @@ impl Parts {
         // the session, and who acquires holds it.
         let bytes = unsafe { View::new(read_base.as_ptr(), hello.capacity_bytes) };
         let read = ReadPath::new(control_view, lease_view, bytes, hello)?;
+        let grants = Grants::new(control_view, lease_view, hello)?;
         Ok(Parts {
             read,
+            grants,
             payload: Payload {
                 _read: read_mapping,
                 write,

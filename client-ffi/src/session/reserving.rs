@@ -8,6 +8,7 @@ use super::inner::Inner;
 use super::places::Place;
 use super::{RESERVE_NO_WAIT, Request, ReserveItem, checks};
 use crate::error::{Error, Result};
+use crate::events::StoreTrace;
 use crate::reservation::Item;
 use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::id::KeyspaceId;
@@ -26,6 +27,10 @@ pub(crate) struct Granted {
     pub(crate) request_id: String,
     /// The caller's device name; may be empty.
     pub(crate) device: String,
+    /// Whether the extents come from the session's grants, so that the daemon knows nothing of it.
+    pub(crate) is_of_grants: bool,
+    /// What is told of it then.
+    pub(crate) told: Option<Box<StoreTrace>>,
 }
 
 impl Inner {
@@ -142,6 +147,8 @@ impl Inner {
             items,
             request_id,
             device,
+            is_of_grants: false,
+            told: None,
         })
     }
 }

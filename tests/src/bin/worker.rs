@@ -157,11 +157,13 @@ impl Worker {
                 done()
             }
             ["clear", flags] => Ok(self.session().clear(number(flags) as u32)?.to_string()),
+            ["flush"] => self.session().flush().map(|()| String::new()),
             ["audit"] => Ok(self.session().audit()?.verdict),
             ["figures"] => Ok(self.session().figures()?.object_count.to_string()),
             ["close"] => self.session.take().unwrap().close().map(|()| String::new()),
             ["life"] => self.life(),
             ["reads", rounds] => self.reads(number(rounds)),
+            ["stores", before, rounds] => self.stores(number(before), number(rounds)),
             ["load-until-death", seed] => {
                 // The answer comes first: there is no other.
                 println!("OK");
@@ -233,9 +235,10 @@ impl Worker {
     }
 
     fn open(&mut self, wishes: &[&str]) -> Answer {
-        let flags = match wishes.contains(&"read-only") {
-            true => session::READ_ONLY,
-            false => 0,
+        let flags = match wishes {
+            ["read-only", ..] => session::READ_ONLY,
+            ["async", ..] => session::ASYNC_COMMIT,
+            _ => 0,
         };
         let session = Session::open(&SessionConfig {
             flags,
@@ -327,6 +330,22 @@ impl Worker {
     }
 
     /// The read path between two markers that a tracer sees; what it does is counted and proven.
+    /// Reserves and commits one object after the other, unwritten; the last `rounds` of them between two markers.
+    fn stores(&self, before: usize, rounds: usize) -> Answer {
+        let session = self.session();
+        for (round, key) in keys("stores", before + rounds).iter().enumerate() {
+            if round == before {
+                mark();
+            }
+            let items = reserve_items(std::slice::from_ref(key), 4096);
+            let reservation = session.reserve(self.keyspace, &items, &Request::default())?;
+            reservation.commit()?;
+        }
+        mark();
+        session.flush()?;
+        done()
+    }
+
     fn reads(&self, rounds: usize) -> Answer {
         let session = self.session();
         let (present, missing) = (keys("trace", 16), keys("missing", 4));
