@@ -8,11 +8,11 @@ use crate::limits::ring::hand_over_ns;
 use crate::limits::trip::Echo;
 use crate::measure::{RUNS, Runs, median_of, runs, typical_ns};
 use crate::peers::{self, Peer};
-use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten, write};
+use crate::pool::{Pool, items, keyspace, remove, said, session, store, store_unwritten, write};
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
-use hostkv::session::{RESERVE_NO_WAIT, Request, Session};
+use hostkv::session::{ASYNC_COMMIT, RESERVE_NO_WAIT, Request, Session};
 use hostkv::{ChunkKey, KeyspaceId};
 use std::time::Instant;
 
@@ -26,6 +26,8 @@ const RUN_BYTES: u64 = 64 << 20;
 const READ_OBJECTS: u64 = 16;
 /// A pool whose reserve quota (an eighth) has room for 32 objects of 16 MiB.
 const POOL: [&str; 2] = ["--l1-size-gb", "4"];
+/// A pool whose daemon stays awake between two stores.
+const AWAKE_POOL: [&str; 4] = ["--l1-size-gb", "1", "--spin-us", "50"];
 
 /// What the machine does with bytes, whoever asks.
 pub fn limits(_plan: &Plan, report: &mut Report) -> Result<(), String> {
@@ -167,10 +169,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
         }
     }
     control_row(report, &bench)?;
-    report.row(Row::absent(
-        "store 64 KiB with HOSTKV_SESSION_ASYNC_COMMIT, daemon awake",
-        "this build's client has no such flag",
-    ));
+    async_row(report, &echo)?;
     let invert = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
         points
             .iter()
@@ -257,6 +256,8 @@ impl Bench<'_> {
             let (ahead, keys) = self.ahead(next, batches, batch, len, &source)?;
             next += (batches + 2) * batch;
             stored.extend(keys);
+            // What a session with ASYNC_COMMIT has stored is readable from here on.
+            self.session.flush().map_err(said)?;
             self.check(&stored, len)?;
             // The extents come back, so that no run waits for an eviction.
             remove(self.session, self.keyspace, &stored)?;
@@ -558,6 +559,43 @@ fn add_rows(
         .limit("copy", copy)
         .noise(store.noise),
     );
+}
+
+/// A store of a session that commits through its ring, while the daemon spins.
+fn async_row(report: &mut Report, echo: &Echo) -> Result<(), String> {
+    const LEN: u64 = 64 << 10;
+    let work = "store 64 KiB with HOSTKV_SESSION_ASYNC_COMMIT, daemon awake";
+    let Some(hand_over) = hand_over_ns(100_000) else {
+        report.row(Row::absent(
+            work,
+            "both ends can't be awake on one processor",
+        ));
+        return Ok(());
+    };
+    let pool = Pool::start(&AWAKE_POOL)?;
+    pool.bind_apart()?;
+    let session = session(&pool.socket(), ASYNC_COMMIT)?;
+    let keyspace = keyspace(&session)?;
+    let bench = Bench {
+        pool: &pool,
+        session: &session,
+        keyspace,
+        echo,
+    };
+    let stored = bench.store(LEN)?;
+    let copy = stored.median(|run| run.copy);
+    report.row(
+        Row::new(
+            work,
+            Unit::Nanoseconds,
+            stored.median(|run| run.single),
+            Goal::RatioAtMost((1.2 * copy + hand_over) / (copy + hand_over)),
+        )
+        .limit("copy + 1 hand-over", copy + hand_over)
+        .noise(stored.noise)
+        .note("target: 1.2 x copy + 1 hand-over"),
+    );
+    Ok(())
 }
 
 /// Store, lookup and retrieve of one chunk without its bytes.
