@@ -8,3 +8,4 @@
 mod frames;
 mod layouts;
 mod random;
+mod refusals;

@@ -5,6 +5,11 @@
 //! its last commit; a grant never overlaps bytes that are readable, reserved or pinned; the audit always adds up; and a
 //! key that is not found was evicted, removed or cleared, as many times as the counters say.
 
+mod steps;
+mod tier;
+
+use self::steps::{Step, step};
+use self::tier::TierPart;
 use super::*;
 use crate::store::l2::TierWork;
 use crate::tiers::{
@@ -22,133 +27,6 @@ const CLIENTS: usize = 3;
 const KEYS: u64 = 24;
 const SLOTS: usize = 6;
 const RECORDS: u32 = 4;
-
-#[derive(Debug, Clone)]
-enum Step {
-    Reserve {
-        client: usize,
-        keys: Vec<(u64, u32)>,
-    },
-    Commit {
-        client: usize,
-        which: usize,
-    },
-    Abort {
-        client: usize,
-        which: usize,
-    },
-    Remove {
-        client: usize,
-        key: u64,
-    },
-    Clear {
-        client: usize,
-    },
-    Pin {
-        client: usize,
-        slot: usize,
-        key: u64,
-    },
-    Unpin {
-        client: usize,
-        slot: usize,
-    },
-    Touch {
-        client: usize,
-        key: u64,
-    },
-    /// Extents ahead of need.
-    Grant {
-        client: usize,
-        len_bytes: u32,
-    },
-    /// A record of the commit ring, for an object of `percent` of the granted length; claimed and not written at first, when
-    /// it is late.
-    Push {
-        client: usize,
-        key: u64,
-        percent: u32,
-        is_late: bool,
-    },
-    /// The record that was claimed first and not written is written.
-    Finish {
-        client: usize,
-    },
-    /// What is granted and not used goes back.
-    Return {
-        client: usize,
-    },
-    DrainRings,
-    Slice,
-    /// The loop hands the jobs to the workers.
-    Take,
-    /// A worker has done one.
-    Work {
-        which: usize,
-    },
-    Prefetch {
-        client: usize,
-        keys: Vec<u64>,
-    },
-    EndPrefetch {
-        client: usize,
-        which: usize,
-    },
-    /// The loop hands their work to the tiers.
-    TakeTiers,
-    /// A tier is done with one object, or fails.
-    Tier {
-        which: usize,
-        is_well: bool,
-    },
-    /// The oldest store is given up, if a reserve wants that.
-    GiveWay,
-    Tick {
-        ms: u64,
-    },
-    Die {
-        client: usize,
-        bye: bool,
-    },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let client = 0..CLIENTS;
-    let item = (0..KEYS, prop_oneof![1_u32..9000, 1_u32..32_768]);
-    prop_oneof![
-        6 => (client.clone(), prop::collection::vec(item, 1..6))
-            .prop_map(|(client, keys)| Step::Reserve { client, keys }),
-        5 => (client.clone(), 0_usize..4).prop_map(|(client, which)| Step::Commit { client, which }),
-        1 => (client.clone(), 0_usize..4).prop_map(|(client, which)| Step::Abort { client, which }),
-        1 => (client.clone(), 0..KEYS).prop_map(|(client, key)| Step::Remove { client, key }),
-        1 => client.clone().prop_map(|client| Step::Clear { client }),
-        5 => (client.clone(), 0..SLOTS, 0..KEYS)
-            .prop_map(|(client, slot, key)| Step::Pin { client, slot, key }),
-        4 => (client.clone(), 0..SLOTS).prop_map(|(client, slot)| Step::Unpin { client, slot }),
-        2 => (client.clone(), 0..KEYS).prop_map(|(client, key)| Step::Touch { client, key }),
-        3 => (client.clone(), 1_u32..9000)
-            .prop_map(|(client, len_bytes)| Step::Grant { client, len_bytes }),
-        5 => (client.clone(), 0..KEYS, 1_u32..=100, prop::bool::weighted(0.2)).prop_map(
-            |(client, key, percent, is_late)| Step::Push { client, key, percent, is_late }
-        ),
-        3 => client.clone().prop_map(|client| Step::Finish { client }),
-        1 => client.clone().prop_map(|client| Step::Return { client }),
-        4 => Just(Step::DrainRings),
-        3 => Just(Step::Slice),
-        4 => Just(Step::Take),
-        4 => (0_usize..4).prop_map(|which| Step::Work { which }),
-        3 => (client.clone(), prop::collection::vec(0..KEYS, 1..6))
-            .prop_map(|(client, keys)| Step::Prefetch { client, keys }),
-        2 => (client.clone(), 0_usize..4)
-            .prop_map(|(client, which)| Step::EndPrefetch { client, which }),
-        4 => Just(Step::TakeTiers),
-        6 => (0_usize..8, prop::bool::weighted(0.9))
-            .prop_map(|(which, is_well)| Step::Tier { which, is_well }),
-        3 => Just(Step::GiveWay),
-        2 => (1_u64..1500).prop_map(|ms| Step::Tick { ms }),
-        1 => (client, any::<bool>()).prop_map(|(client, bye)| Step::Die { client, bye }),
-    ]
-}
 
 /// Payload bytes, as units of the alignment.
 type Range = (u32, u32);
@@ -192,29 +70,6 @@ struct Writer {
     parked: BTreeMap<u64, (OpId, Vec<(u64, u32)>)>,
     pins: [Option<(Found, u32)>; SLOTS],
     prefetches: Vec<OpId>,
-}
-
-/// One object, or question, that the tier has.
-enum TierPart {
-    Store(TaskId, usize, StoreObject),
-    Lookup(LookupTask),
-    Load(TaskId, usize, LoadObject),
-}
-
-impl TierPart {
-    /// The payload bytes that must stay as they are, as units.
-    fn range(&self) -> Option<Range> {
-        let PayloadRange {
-            offset_bytes,
-            len_bytes,
-        } = match self {
-            TierPart::Store(_, _, object) => object.source,
-            TierPart::Load(_, _, object) => object.destination,
-            TierPart::Lookup(_) => return None,
-        };
-        let start = (offset_bytes / u64::from(ALIGN)) as u32;
-        Some((start, start + len_bytes.div_ceil(u64::from(ALIGN)) as u32))
-    }
 }
 
 struct World {
@@ -672,84 +527,6 @@ impl World {
         }
     }
 
-    fn take_tiers(&mut self) {
-        for work in self.pool.store.take_tier_work() {
-            match work {
-                TierWork::Store(task) => {
-                    let objects = task.objects.into_iter().enumerate();
-                    let parts = objects.map(|(at, object)| TierPart::Store(task.id, at, object));
-                    self.tier_parts.extend(parts);
-                }
-                TierWork::Lookup(task) => self.tier_parts.push(TierPart::Lookup(task)),
-                TierWork::Load(task) => {
-                    let objects = task.objects.into_iter().enumerate();
-                    let parts = objects.map(|(at, object)| TierPart::Load(task.id, at, object));
-                    self.tier_parts.extend(parts);
-                }
-                TierWork::Remove(keys) => {
-                    for key in keys {
-                        self.tier.remove(&key);
-                    }
-                }
-            }
-        }
-    }
-
-    fn serve_tier(&mut self, part: TierPart, is_well: bool) {
-        let now = self.pool.now;
-        match part {
-            TierPart::Store(task, object, stored) => {
-                let mut tiers = TierSet::default();
-                if is_well {
-                    self.tier.insert(stored.key, stored.source.len_bytes);
-                    tiers = tiers.with(0);
-                }
-                let completion = Completion::Stored {
-                    task,
-                    object,
-                    tiers,
-                };
-                self.pool.store.tier_ended(completion, now);
-            }
-            TierPart::Lookup(task) => {
-                let found = |key| {
-                    let len_bytes = *self.tier.get(key).filter(|_| is_well)?;
-                    Some(FoundInTier { tier: 0, len_bytes })
-                };
-                let completion = Completion::LookedUp {
-                    task: task.id,
-                    found: task.keys.iter().map(found).collect(),
-                };
-                self.pool.store.tier_ended(completion, now);
-            }
-            TierPart::Load(task, object, load) => {
-                let range = load.destination;
-                let completion = Completion::Loaded {
-                    task,
-                    object,
-                    outcome: match is_well {
-                        true => LoadOutcome::Loaded {
-                            tier: 0,
-                            sum: sum_at(&(range.offset_bytes, range.len_bytes)),
-                        },
-                        false => LoadOutcome::Missed,
-                    },
-                };
-                self.pool.store.tier_ended(completion, now);
-                // What is readable there now is what was loaded.
-                let start = (range.offset_bytes / u64::from(ALIGN)) as u32;
-                for number in 0..KEYS {
-                    let found = self.pool.find(&key(self.keyspace, number));
-                    if let Some(found) = found.filter(|f| f.extent.offset_units == start) {
-                        assert!(is_well, "key {number} is readable and was not loaded");
-                        let units = found.extent.len_bytes.div_ceil(ALIGN);
-                        self.committed.insert(number, (start, start + units));
-                    }
-                }
-            }
-        }
-    }
-
     /// What the daemon has taken out of a writer's ring: readable, or soon, or the writer's again.
     fn read_outcomes(&mut self, client: usize) {
         let writer = &mut self.writers[client];
@@ -782,24 +559,6 @@ impl World {
                 self.taken.push(record);
             }
         }
-    }
-
-    fn give_way(&mut self) {
-        if self.pool.store.take_wanted_room().is_none() {
-            return;
-        }
-        let is_store = |part: &TierPart| matches!(part, TierPart::Store(..));
-        let mut given_up = Vec::new();
-        if let Some(at) = self.tier_parts.iter().position(is_store)
-            && let TierPart::Store(task, object, _) = self.tier_parts.remove(at)
-        {
-            given_up.push(Completion::Stored {
-                task,
-                object,
-                tiers: TierSet::default(),
-            });
-        }
-        self.pool.store.stores_gave_way(given_up, self.pool.now);
     }
 
     /// A worker has done a job; what became readable by it was waiting, and whoever lives is answered.
