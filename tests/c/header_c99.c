@@ -101,5 +101,5 @@ int main(void) {
 
     (void)span, (void)span_mut, (void)request, (void)session_config, (void)keyspace_config;
     (void)same_key, (void)same_item, (void)same_session;
-    return status == HOSTKV_STATUS_OK && functions[0] != NULL && sizeof functions / sizeof functions[0] == 35 ? 0 : 1;
+    return status == HOSTKV_STATUS_OK && functions[0] != NULL && sizeof functions / sizeof functions[0] == 36 ? 0 : 1;
 }
