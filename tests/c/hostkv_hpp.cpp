@@ -377,6 +377,7 @@ void a_flush_waits_for_what_was_committed_without_a_round_trip() {
     const hostkv::Session session = value(hostkv::Session::open(options));
     const hostkv::Keyspace keyspace = value(session.open_keyspace({"async", "", 0, 0}));
     const hostkv::Key key = value(hostkv::key_from_bytes("at once"));
+    static_cast<void>(value(keyspace.remove({key})));
     hostkv::Reservation reservation = value(keyspace.reserve({{key, object_bytes}}));
     CHECK(fill(reservation) == 1);
     DONE(reservation.commit());
