@@ -310,8 +310,9 @@ impl Grants {
                 Status::Ok => continue,
                 Status::Exists => {}
                 Status::NoSpace => state.lost = Some(Status::NoSpace),
-                _ => {
-                    state.lost = Some(Status::Internal);
+                // Its extent stays what the daemon takes it for.
+                status => {
+                    state.lost = Some(status);
                     continue;
                 }
             }

@@ -490,7 +490,13 @@ impl Reservation {
         }
         read.pin_before_commit(pins);
         let committed = match self.grants() {
-            Some(grants) => self.send_granted(grants)?,
+            Some(grants) => {
+                let committed = self.send_granted(grants)?;
+                if committed.iter().any(|item| item.status == Status::NoSpace) {
+                    return Err(Failure::Told(self.no_place()));
+                }
+                committed
+            }
             None => self.send_commit()?,
         };
         let granted = self.items.iter().enumerate();

@@ -116,7 +116,7 @@ impl Reservation {
     }
 
     #[cold]
-    fn no_place(&self) -> Error {
+    pub(super) fn no_place(&self) -> Error {
         Error::new(
             Status::NoSpace,
             "an object of this commit got no index entry (bucket_full) and is not stored, the others are; start hostkvd with a \

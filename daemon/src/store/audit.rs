@@ -62,7 +62,8 @@ impl Store {
                     | EntryState::Committing
                     | EntryState::Loading
                     | EntryState::Committed
-            ) {
+            ) && !self.is_overtaken(entry)
+            {
                 linked += 1;
                 let found = self
                     .key_of(entry)

@@ -16,6 +16,7 @@ use hostkv_shm_protocol::id::{EntryNumber, OpId, SessionId};
 use hostkv_shm_protocol::sum::Sum;
 use hostkv_shm_protocol::wire::reply::CommittedItem;
 use hostkv_shm_protocol::wire::request::Reserve;
+use std::collections::VecDeque;
 
 /// One entry that is to be published.
 #[derive(Debug)]
@@ -52,29 +53,36 @@ pub(super) struct WaitingCommit {
 /// All commits that wait, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
-    waiting: Vec<WaitingCommit>,
+    /// In the order of their tickets. Rings make many of them, and workers are done with the oldest first.
+    waiting: VecDeque<WaitingCommit>,
 }
 
 impl Commits {
-    /// Puts a commit behind the others.
+    /// Puts a commit behind the others; its ticket is the newest.
     pub(super) fn add(&mut self, commit: WaitingCommit) {
-        self.waiting.push(commit);
+        self.waiting.push_back(commit);
+    }
+
+    fn place(&self, ticket: Ticket) -> Option<usize> {
+        self.waiting
+            .binary_search_by_key(&ticket.0, |commit| commit.ticket.0)
+            .ok()
     }
 
     /// The commit of this ticket.
     pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut WaitingCommit> {
-        self.waiting
-            .iter_mut()
-            .find(|commit| commit.ticket == ticket)
+        let place = self.place(ticket)?;
+        self.waiting.get_mut(place)
     }
 
     /// Takes the commit of this ticket out.
     pub(super) fn take(&mut self, ticket: Ticket) -> Option<WaitingCommit> {
-        let at = self
-            .waiting
-            .iter()
-            .position(|commit| commit.ticket == ticket)?;
-        Some(self.waiting.remove(at))
+        self.waiting.remove(self.place(ticket)?)
+    }
+
+    /// The ticket of the oldest.
+    pub(super) fn oldest(&self) -> Option<Ticket> {
+        self.waiting.front().map(|commit| commit.ticket)
     }
 
     /// The commits of a session.

@@ -35,6 +35,9 @@ pub struct GrantShares {
     pub pool: u64,
 }
 
+/// Most grants of one session, so that its end gives them all back in one turn of the loop.
+const GRANTS_AT_MOST: u64 = 16_384;
+
 /// The shares but in tests; a library knows that of one session.
 pub const GRANT_SHARES: GrantShares = GrantShares {
     session: hostkv_shm_protocol::lease::commits::GRANT_SHARE,
@@ -107,7 +110,7 @@ impl Store {
             u64::from(self.entries.entry_count()),
         );
         let is_in_session_share = ledger.granted_bytes + bytes <= payload / shares.session
-            && u64::from(ledger.grants.count()) < entries / shares.session;
+            && u64::from(ledger.grants.count()) < (entries / shares.session).min(GRANTS_AT_MOST);
         let is_in_pool_share = self.granted_bytes + bytes <= payload / shares.pool
             && u64::from(self.entries.count(EntryState::Granted)) < entries / shares.pool;
         if is_in_session_share && !is_in_pool_share {
@@ -217,6 +220,7 @@ impl Store {
             let owner = self.entries.owner(other);
             match (self.entries.state(other), owner) {
                 (EntryState::Reserved, Some(owner)) => self.quarantine(owner as usize, &[other]),
+                (EntryState::Loading, _) => self.overtake_load(other),
                 _ => return Status::Exists,
             }
         }

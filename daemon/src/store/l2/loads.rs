@@ -21,7 +21,7 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::reply::ReservedItem;
 use hostkv_shm_protocol::wire::request::ReserveItem;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Most keys for which room is made at once.
 const ROOM_AT_MOST: usize = 32;
@@ -49,6 +49,8 @@ pub(super) struct Loads {
     /// Who waits for each entry, and at which place of the run.
     waiters: HashMap<EntryNumber, Vec<(RunId, usize)>>,
     tasks: HashMap<TaskId, (Vec<EntryNumber>, usize)>,
+    /// Entries whose keys a commit has taken meanwhile: they are not in the index, and what is loaded is nobody's.
+    overtaken: HashSet<EntryNumber>,
     /// Bytes of those entries, rounded up to the alignment.
     pub(super) bytes: u64,
 }
@@ -239,7 +241,7 @@ impl Store {
             .key_of(entry)
             .is_some_and(|key| self.names.name(key.keyspace()).is_some());
         let is_loaded = match outcome {
-            LoadOutcome::Loaded { sum, .. } if has_name => {
+            LoadOutcome::Loaded { sum, .. } if has_name && !self.is_overtaken(entry) => {
                 let sum = (self.config.integrity != Integrity::Off).then_some(sum);
                 self.l2.loads.bytes -= self.extent_bytes(entry);
                 self.came_from_tier(entry);
@@ -284,8 +286,23 @@ impl Store {
     /// Gives an entry back that was to be loaded.
     fn give_load_up(&mut self, entry: EntryNumber) {
         self.l2.loads.waiters.remove(&entry);
+        self.l2.loads.overtaken.remove(&entry);
         self.l2.loads.bytes -= self.extent_bytes(entry);
         self.free_uncopied(entry);
+    }
+
+    /// Lets a commit have the key of an entry that is being loaded: the load may still come to nothing, and the committed
+    /// bytes are there.
+    pub(in super::super) fn overtake_load(&mut self, entry: EntryNumber) {
+        if let Some(key) = self.key_of(entry) {
+            self.index.unlink(entry, self.index.hash(&key));
+        }
+        self.l2.loads.overtaken.insert(entry);
+    }
+
+    /// Whether a commit has taken the key of an entry that is being loaded.
+    pub(in super::super) fn is_overtaken(&self, entry: EntryNumber) -> bool {
+        self.l2.loads.overtaken.contains(&entry)
     }
 
     /// The daemon itself holds an entry for a load.

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 /// A tier that holds what it is given.
 #[derive(Default)]
-struct Tier {
-    objects: BTreeMap<TierKey, u64>,
+pub(super) struct Tier {
+    pub(super) objects: BTreeMap<TierKey, u64>,
     /// What it was given and has not done.
-    work: Vec<TierWork>,
+    pub(super) work: Vec<TierWork>,
     /// How often each object was stored.
     stored: BTreeMap<TierKey, u32>,
     /// How often each object was loaded.
@@ -22,12 +22,12 @@ struct Tier {
 
 impl Tier {
     /// Takes what the store wants now.
-    fn take(&mut self, pool: &mut Pool) {
+    pub(super) fn take(&mut self, pool: &mut Pool) {
         self.work.extend(pool.store.take_tier_work());
     }
 
     /// Does all that it has, and what comes of it, and runs the store in between.
-    fn serve(&mut self, pool: &mut Pool) -> Vec<Resumed> {
+    pub(super) fn serve(&mut self, pool: &mut Pool) -> Vec<Resumed> {
         let mut resumed = Vec::new();
         for _ in 0..1000 {
             self.take(pool);
@@ -44,7 +44,7 @@ impl Tier {
         panic!("the store never comes to rest");
     }
 
-    fn completions(&mut self, work: TierWork) -> Vec<Completion> {
+    pub(super) fn completions(&mut self, work: TierWork) -> Vec<Completion> {
         match work {
             TierWork::Store(task) => {
                 let mut completions = Vec::new();
@@ -107,7 +107,7 @@ fn stored_as(task: TaskId, object: usize, tiers: TierSet) -> Completion {
 }
 
 /// A pool of 640 units with one tier.
-fn pool() -> (Pool, Tier) {
+pub(super) fn pool() -> (Pool, Tier) {
     pool_with(|_| {})
 }
 
@@ -125,7 +125,7 @@ fn pool_with(change: impl FnOnce(&mut Options)) -> (Pool, Tier) {
 }
 
 impl Pool {
-    fn prefetch(
+    pub(super) fn prefetch(
         &mut self,
         client: Client,
         keys: &[Key],
@@ -174,7 +174,7 @@ fn outcome(prefix_count: u32, loaded_count: u32, status: Status) -> Prefetched {
 }
 
 /// The answer of a prefetch among those of other requests.
-fn answer(resumed: &[Resumed], ticket: Ticket) -> Prefetched {
+pub(super) fn answer(resumed: &[Resumed], ticket: Ticket) -> Prefetched {
     let answers: Vec<&Resumed> = resumed.iter().filter(|r| r.ticket == ticket).collect();
     match answers.as_slice() {
         [
@@ -187,7 +187,7 @@ fn answer(resumed: &[Resumed], ticket: Ticket) -> Prefetched {
     }
 }
 
-fn parked(outcome: Result<Outcome<Prefetched>, Refusal>) -> Ticket {
+pub(super) fn parked(outcome: Result<Outcome<Prefetched>, Refusal>) -> Ticket {
     match outcome {
         Ok(Outcome::Parked(ticket)) => ticket,
         other => panic!("{other:?}"),
@@ -334,7 +334,12 @@ fn the_first_key_that_no_tier_has_ends_the_prefix_and_what_lies_behind_it_is_let
 }
 
 /// Objects 0 to `count` - 1 in the tier and none of them in L1.
-fn only_in_tier(pool: &mut Pool, tier: &mut Tier, client: Client, count: u64) -> Vec<Key> {
+pub(super) fn only_in_tier(
+    pool: &mut Pool,
+    tier: &mut Tier,
+    client: Client,
+    count: u64,
+) -> Vec<Key> {
     let keyspace = pool.keyspace(client);
     pool.fill(client, keyspace, 0, count);
     tier.serve(pool);

@@ -1,5 +1,6 @@
 //! Grants, the commit ring, flushes, and what of them is left when a session ends.
 
+use super::l2::{answer, only_in_tier, parked};
 use super::*;
 use hostkv_shm_protocol::wire::reply::GrantedExtent;
 use hostkv_shm_protocol::wire::request::{Grant, GrantedItem};
@@ -484,4 +485,37 @@ fn a_granted_extent_is_zeroed_before_another_gets_it() {
     }
     let audit = pool.audited();
     assert_eq!(audit.free_bytes, audit.capacity_bytes);
+}
+
+#[test]
+fn a_commit_overtakes_a_load_of_its_key_which_may_still_come_to_nothing() {
+    for is_lost in [false, true] {
+        let (mut pool, mut tier) = super::l2::pool();
+        let mut writer = Writer::new(&mut pool);
+        let names = only_in_tier(&mut pool, &mut tier, writer.client, 1);
+        let (_, asked) = pool.prefetch(writer.client, &names);
+        let ticket = parked(asked);
+        tier.take(&mut pool);
+        let lookup = tier.work.pop().unwrap();
+        for completion in tier.completions(lookup) {
+            pool.store.tier_ended(completion, pool.now);
+        }
+        // The load is under way now.
+        let granted = pool.grant(writer.client, LEN, 1);
+        writer.push(granted[0].entry, LEN, &names[0]);
+        assert_eq!(pool.drain(), []);
+        assert_eq!(writer.outcome(), Status::Ok);
+        let flushed = pool.store.flush(writer.client.id, writer.next).unwrap();
+        assert!(matches!(flushed, Outcome::Done(())), "{flushed:?}");
+        let found = pool.find(&names[0]).unwrap();
+        assert_eq!(found.entry, granted[0].entry);
+        pool.audited();
+        if is_lost {
+            tier.objects.clear();
+        }
+        let resumed = tier.serve(&mut pool);
+        assert_eq!(answer(&resumed, ticket).status, Status::NotFound);
+        assert_eq!(pool.find(&names[0]).unwrap().entry, granted[0].entry);
+        assert_eq!(pool.audited().reserved_count, 0);
+    }
 }
