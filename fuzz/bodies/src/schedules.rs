@@ -94,6 +94,7 @@ fn open(store: &mut Store) -> Lease {
         recency_capacity: 16,
         bitmap_words: ENTRIES.div_ceil(64),
         event_capacity: 8,
+        commit_capacity: 0,
     };
     let memory = Memory::new(geometry.segment_len());
     let view = memory.view();
