@@ -22,6 +22,8 @@ POOL_MIB = 32
 WATERMARK = 0.8
 EVICTION_RATIO = 0.2
 RESERVE_QUOTA_MIB = 4
+# Keys that each round stores under names of its own.
+COLD_KEYS = 4
 
 NINE = (
     "sm_read_requests_total",
@@ -105,7 +107,10 @@ class Workload:
         self.read("hot", asked=11, found=8)
         self.read("missing", asked=3, found=0)
         self.prefetch("missing", 1)
-        self.store(f"cold{number}", 4)
+        # So many rounds ago that the pool has evicted it, whatever it holds.
+        if number >= POOL_MIB // COLD_KEYS:
+            self.prefetch(f"cold{number - POOL_MIB // COLD_KEYS}", 1)
+        self.store(f"cold{number}", COLD_KEYS)
         self.store("gone", 2)
         self.remove("gone", 2)
         self.store("hot", 2, exists=2)
@@ -119,10 +124,13 @@ class Workload:
         self._add(l1_read_keys_total=found)
 
     def prefetch(self, family, count):
-        """Has the tiers asked for keys that nobody has; it is no read request."""
+        """Has the tiers asked for keys that the pool does not have; it is no read request."""
         self.worker.must(f"prefetch {family} {count}")
-        self.worker.must("prefetched", "0")
+        loaded = int(self.worker.must("prefetched"))
         self.worker.must("end-prefetch")
+        self._add(l1_write_keys_total=loaded)
+        self.object_count += loaded
+        self._await_eviction()
 
     def die_with_a_lease(self, victim):
         """Another process pins keys and is killed: they are asked for and found, and never released."""
