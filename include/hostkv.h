@@ -89,7 +89,7 @@
  * readable within a millisecond while the daemon runs, also if this process dies now, and for sure after
  * hostkv_session_flush(). Reserve does not say RESERVED then: of several commits of a key the first wins, and the others are
  * OK too. INVALID_ARGUMENT with READ_ONLY. For a user whom the daemon does not let write in place, and where it runs with
- * --keyspace-quota, commits go by the socket and wait as without the flag; the daemon's log says so.
+ * --keyspace-quota or --zero-on-reuse, commits go by the socket and wait as without the flag; the daemon's log says so.
  */
 #define HOSTKV_SESSION_ASYNC_COMMIT 8
 

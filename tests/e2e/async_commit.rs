@@ -15,8 +15,9 @@ use hostkv_shm_protocol::wire::hello::hello_flags;
 use hostkv_shm_protocol::wire::reply::{GrantedExtent, Reply};
 use hostkv_shm_protocol::wire::request::{Grant, GrantedItem, Request as WireRequest};
 use hostkv_tests::{
-    Daemon, DaemonSpec, Random, RawClient, Worker, assert_reads, key, keys, keyspace, request,
-    reserve_items, seed, skip, statuses_of, store, store_sized, wait_until,
+    Daemon, DaemonSpec, Random, RawClient, Worker, assert_reads, key, keys, keyspace,
+    keyspace_config, request, reserve_items, seed, skip, statuses_of, store, store_sized,
+    wait_until,
 };
 
 use nix::sys::signal::Signal;
@@ -293,6 +294,30 @@ fn a_session_that_does_not_write_or_has_no_ring_says_so_and_works() {
     }));
     assert!(matches!(reply, Reply::Error { .. }), "{reply:?}");
     drop((session, plain, raw));
+    daemon.finish();
+}
+
+#[test]
+fn where_extents_are_zeroed_on_reuse_no_session_keeps_them_for_its_next_keyspace() {
+    let daemon = Daemon::start(&["--zero-on-reuse"]);
+    let (session, space) = open(&daemon);
+    daemon.wait_for_line("commits by socket because of --zero-on-reuse");
+    let other = session.open_keyspace(&keyspace_config("other")).unwrap();
+    for number in 0..20 {
+        let name = format!("k{number}");
+        let items = reserve_items(&keys(&name, 1), 4096);
+        let given_up = session.reserve(space, &items, &request(0)).unwrap();
+        let span = given_up.span(0).unwrap();
+        // SAFETY: a granted span is this thread's alone until the reservation ends.
+        unsafe { span.data.write_bytes(0x5a, 4096) };
+        given_up.abort().unwrap();
+        let next = session.reserve(other, &items, &request(0)).unwrap();
+        // SAFETY: as above, and every byte of a shared mapping is initialised.
+        let bytes = unsafe { next.slice_mut(0) }.unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0), "{name}");
+        next.abort().unwrap();
+    }
+    drop(session);
     daemon.finish();
 }
 

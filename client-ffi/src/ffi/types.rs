@@ -35,7 +35,7 @@ pub const HOSTKV_SESSION_SINGLE_MAPPING: u32 = 4;
 /// readable within a millisecond while the daemon runs, also if this process dies now, and for sure after
 /// hostkv_session_flush(). Reserve does not say RESERVED then: of several commits of a key the first wins, and the others are
 /// OK too. INVALID_ARGUMENT with READ_ONLY. For a user whom the daemon does not let write in place, and where it runs with
-/// --keyspace-quota, commits go by the socket and wait as without the flag; the daemon's log says so.
+/// --keyspace-quota or --zero-on-reuse, commits go by the socket and wait as without the flag; the daemon's log says so.
 pub const HOSTKV_SESSION_ASYNC_COMMIT: u32 = 8;
 
 /// Request flag of an acquire: pin every key that is present, not only the leading run.

@@ -77,6 +77,8 @@ pub enum Ring {
     Staged,
     /// Each key must be weighed against its keyspace's quota when its room is reserved.
     KeyspaceQuota,
+    /// An extent that goes back to the session's own grants would come to the next keyspace with the bytes of the one before.
+    ZeroOnReuse,
 }
 
 impl Ring {
@@ -85,6 +87,8 @@ impl Ring {
             Ring::Staged
         } else if store.has_keyspace_quota() {
             Ring::KeyspaceQuota
+        } else if store.zeroes_on_reuse() {
+            Ring::ZeroOnReuse
         } else {
             Ring::Given
         }
@@ -93,7 +97,7 @@ impl Ring {
     fn record_count(self) -> u32 {
         match self {
             Ring::Given => COMMIT_RECORDS,
-            Ring::NotAsked | Ring::Staged | Ring::KeyspaceQuota => 0,
+            Ring::NotAsked | Ring::Staged | Ring::KeyspaceQuota | Ring::ZeroOnReuse => 0,
         }
     }
 
@@ -104,6 +108,7 @@ impl Ring {
             Ring::Given => ", commits by ring",
             Ring::Staged => ", commits by socket because its writes are staged",
             Ring::KeyspaceQuota => ", commits by socket because of --keyspace-quota",
+            Ring::ZeroOnReuse => ", commits by socket because of --zero-on-reuse",
         }
     }
 }

@@ -330,6 +330,11 @@ impl Store {
         self.config.keyspace_quota.is_some()
     }
 
+    /// Whether an extent is zeroed before it is used again.
+    pub fn zeroes_on_reuse(&self) -> bool {
+        self.config.zeroes_on_reuse
+    }
+
     /// Largest object in bytes.
     pub fn max_object_bytes(&self) -> u64 {
         max_object_bytes(self.config.payload_len, u64::from(self.config.align_bytes))
