@@ -15,7 +15,6 @@
 
 use crate::error::Result;
 use hostkv_shm_protocol::control::header::HeaderView;
-use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::commits::{Commits, Doorbell, GRANT_SHARE};
@@ -38,13 +37,13 @@ const SIZES_KEPT: usize = 8;
 
 /// A granted extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Granted {
+pub(crate) struct HeldGrant {
     pub(crate) extent: GrantedExtent,
     /// Its size in units of the alignment.
     pub(crate) units: u32,
 }
 
-impl Granted {
+impl HeldGrant {
     fn held(&self) -> HeldItem {
         HeldItem {
             entry: self.extent.entry,
@@ -56,7 +55,7 @@ impl Granted {
 /// The free grants of one size.
 struct Stack {
     units: u32,
-    free: Vec<Granted>,
+    free: Vec<HeldGrant>,
     /// Of the call under way: how many it wants.
     wanted: usize,
 }
@@ -64,7 +63,7 @@ struct Stack {
 struct State {
     stacks: Vec<Stack>,
     /// What is in the ring, the oldest first.
-    in_ring: VecDeque<Granted>,
+    in_ring: VecDeque<HeldGrant>,
     /// The position up to which outcomes have been read: that of the oldest in `in_ring`.
     read_back: u64,
     /// Extents that the next grant asks for.
@@ -189,7 +188,7 @@ impl Grants {
         if (extents.len() as u32) < asked.count {
             state.next_batch = FIRST_BATCH;
         }
-        let granted = extents.iter().map(|extent| Granted {
+        let granted = extents.iter().map(|extent| HeldGrant {
             extent: *extent,
             units,
         });
@@ -206,7 +205,7 @@ impl Grants {
         let mut state = self.lock();
         for (extent, len_bytes) in extents {
             let units = self.units(len_bytes);
-            state.stack(units).free.push(Granted { extent, units });
+            state.stack(units).free.push(HeldGrant { extent, units });
         }
     }
 
@@ -261,7 +260,7 @@ impl Grants {
             };
             for (extent, len_bytes, _) in items.clone().rev() {
                 let units = self.units(len_bytes);
-                state.in_ring.push_back(Granted { extent, units });
+                state.in_ring.push_back(HeldGrant { extent, units });
             }
             first
         };
@@ -335,14 +334,5 @@ impl State {
             }
         };
         &mut self.stacks[at]
-    }
-}
-
-/// The extent of an entry, as grants have it.
-pub(crate) fn extent_of(entry: EntryNumber, offset_units: u32, generation: u64) -> GrantedExtent {
-    GrantedExtent {
-        entry,
-        offset_units,
-        generation,
     }
 }

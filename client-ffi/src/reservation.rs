@@ -80,6 +80,12 @@ impl Item {
         self.outcome.status == Status::Ok
     }
 
+    /// Whether it was granted an extent, or a place to write it, that is none: a defect of the daemon.
+    pub(crate) fn is_outside(&self, session: &Inner) -> bool {
+        self.is_granted()
+            && (session.read.byte_range(self.extent()).is_none() || self.place(session).is_none())
+    }
+
     fn held(&self) -> HeldItem {
         HeldItem {
             entry: self.outcome.entry,
@@ -269,13 +275,8 @@ impl Reservation {
         if !item.is_granted() {
             return Err(self.refusal(index, item));
         }
-        let outside = || {
-            Error::internal(
-                "the daemon granted an extent outside of the payload; report this defect",
-            )
-        };
-        let (offset, len_bytes) = item.place(&self.session).ok_or_else(outside)?;
-        let base = self.session.write_base().ok_or_else(outside)?;
+        let (offset, len_bytes) = item.place(&self.session).ok_or_else(granted_outside)?;
+        let base = self.session.write_base().ok_or_else(granted_outside)?;
         Ok(SpanMut {
             // The range lies inside the mapping, which is as long as the segment.
             data: base.wrapping_add(offset as usize),
@@ -490,13 +491,7 @@ impl Reservation {
         }
         read.pin_before_commit(pins);
         let committed = match self.grants() {
-            Some(grants) => {
-                let committed = self.send_granted(grants)?;
-                if committed.iter().any(|item| item.status == Status::NoSpace) {
-                    return Err(Failure::Told(self.no_place()));
-                }
-                committed
-            }
+            Some(grants) => self.send_granted(grants)?,
             None => self.send_commit()?,
         };
         let granted = self.items.iter().enumerate();
@@ -604,6 +599,14 @@ impl Reservation {
             }
         }
     }
+}
+
+/// The error of a grant that is none.
+#[cold]
+pub(crate) fn granted_outside() -> Error {
+    Error::internal(
+        "the daemon granted an extent outside of the payload; report this defect of hostkvd",
+    )
 }
 
 impl Drop for Reservation {

@@ -9,7 +9,7 @@
 use super::answers::Failure;
 use super::{Item, Reservation};
 use crate::error::{Error, Result};
-use crate::grants::{Grants, extent_of};
+use crate::grants::Grants;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::payload_store_fence;
 use hostkv_shm_protocol::wire::reply::{CommittedItem, GrantedExtent, Reply};
@@ -18,7 +18,11 @@ use hostkv_shm_protocol::wire::request::{GrantedItem, Request};
 impl Item {
     fn granted(&self) -> (GrantedExtent, u32) {
         let outcome = &self.outcome;
-        let extent = extent_of(outcome.entry, outcome.offset_units, outcome.generation);
+        let extent = GrantedExtent {
+            entry: outcome.entry,
+            offset_units: outcome.offset_units,
+            generation: outcome.generation,
+        };
         (extent, self.len_bytes)
     }
 }
@@ -43,12 +47,7 @@ impl Reservation {
             (extent, len_bytes, &item.key)
         });
         if !grants.push(records) {
-            return self.send_granted(grants).and_then(|items| {
-                match items.iter().any(|item| item.status == Status::NoSpace) {
-                    false => Ok(()),
-                    true => Err(Failure::Told(self.no_place())),
-                }
-            });
+            return self.send_granted(grants).map(drop);
         }
         if grants.must_ring() {
             self.session.ring_doorbell().map_err(Failure::Told)?;
@@ -57,7 +56,7 @@ impl Reservation {
     }
 
     /// Commits what was granted by the socket and looks at every answer; an extent whose key is not stored under it is free
-    /// again.
+    /// again. An object without a place in the index is a failure, though the others are stored.
     #[inline(never)]
     pub(super) fn send_granted(
         &self,
@@ -99,9 +98,10 @@ impl Reservation {
         grants.put_back(unused.map(|(item, _)| item.granted()));
         match answers
             .iter()
-            .find(|answer| !matches!(answer.status, Status::Ok | Status::Exists | Status::NoSpace))
+            .find(|answer| !matches!(answer.status, Status::Ok | Status::Exists))
         {
             None => Ok(answers),
+            Some(answer) if answer.status == Status::NoSpace => Err(Failure::Told(self.no_place())),
             Some(answer) => Err(Failure::Told(Error::internal(format!(
                 "the daemon answered {} to a granted entry of this commit; report this defect of hostkvd",
                 answer.status
@@ -116,7 +116,7 @@ impl Reservation {
     }
 
     #[cold]
-    pub(super) fn no_place(&self) -> Error {
+    fn no_place(&self) -> Error {
         Error::new(
             Status::NoSpace,
             "an object of this commit got no index entry (bucket_full) and is not stored, the others are; start hostkvd with a \

@@ -11,8 +11,7 @@ use super::inner::Inner;
 use super::reserving::Granted;
 use crate::error::{Error, Result};
 use crate::grants::{Grants, Lack};
-use crate::reservation::Item;
-use hostkv_shm_protocol::extent::Extent;
+use crate::reservation::{Item, granted_outside};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::sync::{Ordering, fence};
@@ -93,17 +92,8 @@ impl Inner {
         }
         // Release: what earlier readers of these extents did (it came with the grants) comes before this writer's stores.
         fence(Ordering::Release);
-        let is_outside = |item: &Item| {
-            let extent = Extent {
-                offset_units: item.outcome.offset_units,
-                len_bytes: item.len_bytes,
-            };
-            item.outcome.status == Status::Ok && self.read.byte_range(extent).is_none()
-        };
-        if items.iter().any(is_outside) {
-            return Err(Error::internal(
-                "the daemon granted an extent outside of the payload; report this defect of hostkvd",
-            ));
+        if items.iter().any(|item| item.is_outside(self)) {
+            return Err(granted_outside());
         }
         grants.count_reserve(items.len() as u32 - existing, existing);
         let events = &self.read.events;

@@ -9,8 +9,7 @@ use super::places::Place;
 use super::{RESERVE_NO_WAIT, Request, ReserveItem, checks};
 use crate::error::{Error, Result};
 use crate::events::StoreTrace;
-use crate::reservation::Item;
-use hostkv_shm_protocol::extent::Extent;
+use crate::reservation::{Item, granted_outside};
 use hostkv_shm_protocol::id::KeyspaceId;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::{Ordering, fence};
@@ -108,16 +107,7 @@ impl Inner {
                 outcome,
             })
             .collect();
-        // Of a staged session both the object's extent and its place to write.
-        let is_outside = |item: &Item| {
-            let extent = Extent {
-                offset_units: item.outcome.offset_units,
-                len_bytes: item.len_bytes,
-            };
-            item.outcome.status == Status::Ok
-                && (self.read.byte_range(extent).is_none() || item.place(self).is_none())
-        };
-        let is_outside = items.iter().any(is_outside);
+        let is_outside = items.iter().any(|item| item.is_outside(self));
         let granted = items
             .iter()
             .filter(|item| item.outcome.status == Status::Ok);
@@ -139,9 +129,7 @@ impl Inner {
                     .collect(),
             }));
             populated?;
-            return Err(Error::internal(
-                "the daemon granted an extent outside of the payload; report this defect of hostkvd",
-            ));
+            return Err(granted_outside());
         }
         Ok(Granted {
             items,
