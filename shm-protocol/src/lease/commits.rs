@@ -183,11 +183,10 @@ impl Commits {
     /// Daemon: copies the record at its private `position` out, if it is whole.
     #[inline]
     pub fn take(&self, position: u64) -> Option<TakenCommit> {
-        let record = self.record(position);
-        // Acquire: pairs with `write`'s Release.
-        if record.word(0).load(Ordering::Acquire) != position + 1 {
+        if !self.is_whole(position) {
             return None;
         }
+        let record = self.record(position);
         // One relaxed load of each word into a local; only the local is looked at.
         let word = record.word(ENTRY_WORD).load(Ordering::Relaxed);
         Some(TakenCommit {
