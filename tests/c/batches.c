@@ -10,42 +10,6 @@
 
 enum { OBJECT_BYTES = 4096, WITHIN_MS = 5000 };
 
-/* What outputs are set to beforehand, to see that a failure leaves them alone. */
-#define POISON ((void *)&poisoned)
-static int poisoned;
-
-static hostkv_reserve_item item_of(const char *name) {
-    hostkv_reserve_item item;
-    memset(&item, 0, sizeof item);
-    STATUS(hostkv_key_from_bytes(name, strlen(name), &item.key), OK);
-    item.len_bytes = OBJECT_BYTES;
-    return item;
-}
-
-static hostkv_request request_of(uint32_t flags) {
-    hostkv_request request;
-    memset(&request, 0, sizeof request);
-    request.struct_size = sizeof request;
-    request.flags = flags;
-    return request;
-}
-
-static hostkv_session *open_session(void) {
-    hostkv_session *session = NULL;
-    if (!STATUS(hostkv_session_open(NULL, &session), OK)) exit(finish());
-    return session;
-}
-
-static hostkv_keyspace open_keyspace(const hostkv_session *session) {
-    hostkv_keyspace_config config;
-    hostkv_keyspace keyspace = 0;
-    memset(&config, 0, sizeof config);
-    config.struct_size = sizeof config;
-    config.model_name = "batches";
-    STATUS(hostkv_session_open_keyspace(session, &config, &keyspace), OK);
-    return keyspace;
-}
-
 /* Fills every span of a reservation; gives their number. */
 static size_t fill(hostkv_reservation *reservation) {
     size_t i, count = 0;
@@ -59,7 +23,7 @@ static size_t fill(hostkv_reservation *reservation) {
 }
 
 static hostkv_reservation *reserve_filled(const hostkv_session *session, hostkv_keyspace keyspace, const char *name) {
-    const hostkv_reserve_item item = item_of(name);
+    const hostkv_reserve_item item = item_of(name, OBJECT_BYTES);
     hostkv_reservation *reservation = NULL;
     STATUS(hostkv_session_reserve(session, keyspace, &item, 1, NULL, &reservation), OK);
     CHECK(fill(reservation) == 1);
@@ -67,14 +31,14 @@ static hostkv_reservation *reserve_filled(const hostkv_session *session, hostkv_
 }
 
 static size_t present(const hostkv_session *session, hostkv_keyspace keyspace, const char *name) {
-    const hostkv_reserve_item item = item_of(name);
+    const hostkv_reserve_item item = item_of(name, OBJECT_BYTES);
     size_t count = 0;
     STATUS(hostkv_session_lookup(session, keyspace, &item.key, 1, &count, NULL), OK);
     return count;
 }
 
 static void refusals(const hostkv_session *session, hostkv_keyspace keyspace) {
-    const hostkv_reserve_item next[2] = {item_of("next"), item_of("after")};
+    const hostkv_reserve_item next[2] = {item_of("next", OBJECT_BYTES), item_of("after", OBJECT_BYTES)};
     const hostkv_request unknown = request_of(64);
     hostkv_reserve_item wrong = next[0];
     hostkv_reservation *reservation, *made = POISON;
@@ -98,7 +62,7 @@ static void refusals(const hostkv_session *session, hostkv_keyspace keyspace) {
 }
 
 static void pairs(const hostkv_session *session, hostkv_keyspace keyspace) {
-    const hostkv_reserve_item next[2] = {item_of("next"), item_of("after")};
+    const hostkv_reserve_item next[2] = {item_of("next", OBJECT_BYTES), item_of("after", OBJECT_BYTES)};
     hostkv_reservation *reservation, *made = POISON;
     hostkv_span_mut span;
 
@@ -116,7 +80,7 @@ static void pairs(const hostkv_session *session, hostkv_keyspace keyspace) {
 
 static void without_waiting(const hostkv_session *session, hostkv_keyspace keyspace) {
     const hostkv_request no_wait = request_of(HOSTKV_RESERVE_NO_WAIT);
-    const hostkv_reserve_item first = item_of("first ahead"), second = item_of("second ahead");
+    const hostkv_reserve_item first = item_of("first ahead", OBJECT_BYTES), second = item_of("second ahead", OBJECT_BYTES);
     hostkv_reservation *reservation = NULL, *made = NULL;
     hostkv_span_mut span = {POISON, 5};
 
@@ -144,9 +108,9 @@ static void without_waiting(const hostkv_session *session, hostkv_keyspace keysp
 
 static void after_close(void) {
     hostkv_session *session = open_session(), *other = open_session();
-    const hostkv_keyspace keyspace = open_keyspace(session), same = open_keyspace(other);
+    const hostkv_keyspace keyspace = open_keyspace(session, "batches"), same = open_keyspace(other, "batches");
     const hostkv_request no_wait = request_of(HOSTKV_RESERVE_NO_WAIT);
-    const hostkv_reserve_item item = item_of("asked before close");
+    const hostkv_reserve_item item = item_of("asked before close", OBJECT_BYTES);
     hostkv_reservation *paired, *asked = NULL, *made = POISON;
 
     group("handles that outlive their session");
@@ -166,9 +130,9 @@ static void after_close(void) {
 
 static void forked(void) {
     hostkv_session *session = open_session();
-    const hostkv_keyspace keyspace = open_keyspace(session);
+    const hostkv_keyspace keyspace = open_keyspace(session, "batches");
     const hostkv_request no_wait = request_of(HOSTKV_RESERVE_NO_WAIT);
-    const hostkv_reserve_item item = item_of("asked by the parent");
+    const hostkv_reserve_item item = item_of("asked by the parent", OBJECT_BYTES);
     hostkv_reservation *paired, *asked = NULL, *made = POISON;
     int status = 0;
     pid_t child;
@@ -200,7 +164,7 @@ static void forked(void) {
 
 int main(void) {
     hostkv_session *session = open_session();
-    const hostkv_keyspace keyspace = open_keyspace(session);
+    const hostkv_keyspace keyspace = open_keyspace(session, "batches");
     uint64_t removed_count = 0;
     hostkv_stats stats;
 

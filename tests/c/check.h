@@ -73,4 +73,40 @@ static int finish(void) {
     return total_failed == 0 && total_passed > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* What outputs are set to beforehand, to see that a failure leaves them alone: a place that is no handle. */
+#define POISON ((void *)&total_passed)
+
+static hostkv_reserve_item item_of(const char *name, uint64_t len_bytes) {
+    hostkv_reserve_item item;
+    memset(&item, 0, sizeof item);
+    STATUS(hostkv_key_from_bytes(name, strlen(name), &item.key), OK);
+    item.len_bytes = len_bytes;
+    return item;
+}
+
+static hostkv_request request_of(uint32_t flags) {
+    hostkv_request request;
+    memset(&request, 0, sizeof request);
+    request.struct_size = sizeof request;
+    request.flags = flags;
+    return request;
+}
+
+/* A session with all defaults; the program ends without one. */
+static hostkv_session *open_session(void) {
+    hostkv_session *session = NULL;
+    if (!STATUS(hostkv_session_open(NULL, &session), OK)) exit(finish());
+    return session;
+}
+
+static hostkv_keyspace open_keyspace(const hostkv_session *session, const char *model_name) {
+    hostkv_keyspace_config config;
+    hostkv_keyspace keyspace = 0;
+    memset(&config, 0, sizeof config);
+    config.struct_size = sizeof config;
+    config.model_name = model_name;
+    STATUS(hostkv_session_open_keyspace(session, &config, &keyspace), OK);
+    return keyspace;
+}
+
 #endif

@@ -11,10 +11,6 @@
 
 enum { OBJECT_BYTES = 4096, MAX_BATCH = 1024 };
 
-/* What outputs are set to beforehand, to see that a failure leaves them alone. */
-#define POISON ((void *)&poisoned)
-static int poisoned;
-
 static hostkv_keyspace_config layout(const char *model_name) {
     hostkv_keyspace_config config;
     memset(&config, 0, sizeof config);
@@ -30,22 +26,7 @@ static hostkv_session_config plain_config(void) {
     return config;
 }
 
-static hostkv_request plain_request(void) {
-    hostkv_request request;
-    memset(&request, 0, sizeof request);
-    request.struct_size = sizeof request;
-    return request;
-}
-
-static hostkv_reserve_item item_of(const char *name) {
-    hostkv_reserve_item item;
-    memset(&item, 0, sizeof item);
-    STATUS(hostkv_key_from_bytes(name, strlen(name), &item.key), OK);
-    item.len_bytes = OBJECT_BYTES;
-    return item;
-}
-
-static hostkv_session *open_session(uint32_t flags) {
+static hostkv_session *open_with_flags(uint32_t flags) {
     hostkv_session_config config = plain_config();
     hostkv_session *session = NULL;
     config.flags = flags;
@@ -54,7 +35,7 @@ static hostkv_session *open_session(uint32_t flags) {
     return session;
 }
 
-static hostkv_keyspace open_keyspace(const hostkv_session *session) {
+static hostkv_keyspace open_with_layout(const hostkv_session *session) {
     const hostkv_keyspace_config config = layout("misuse");
     hostkv_keyspace keyspace = 0;
     STATUS(hostkv_session_open_keyspace(session, &config, &keyspace), OK);
@@ -63,7 +44,7 @@ static hostkv_keyspace open_keyspace(const hostkv_session *session) {
 
 /* Reserves one object and fills it with its letter; not committed. */
 static hostkv_reservation *reserve_filled(const hostkv_session *session, hostkv_keyspace keyspace, const char *name) {
-    const hostkv_reserve_item item = item_of(name);
+    const hostkv_reserve_item item = item_of(name, OBJECT_BYTES);
     hostkv_reservation *reservation = NULL;
     hostkv_span_mut span = {NULL, 0};
     STATUS(hostkv_session_reserve(session, keyspace, &item, 1, NULL, &reservation), OK);
@@ -76,7 +57,7 @@ static void store(const hostkv_session *session, hostkv_keyspace keyspace, const
 }
 
 static hostkv_lease *acquire(const hostkv_session *session, hostkv_keyspace keyspace, const char *name) {
-    const hostkv_reserve_item item = item_of(name);
+    const hostkv_reserve_item item = item_of(name, OBJECT_BYTES);
     hostkv_lease *lease = NULL;
     STATUS(hostkv_session_acquire(session, keyspace, &item.key, 1, NULL, &lease), OK);
     CHECK(hostkv_lease_get_prefix_count(lease) == 1);
@@ -84,7 +65,7 @@ static hostkv_lease *acquire(const hostkv_session *session, hostkv_keyspace keys
 }
 
 static size_t present(const hostkv_session *session, hostkv_keyspace keyspace, const char *name) {
-    const hostkv_reserve_item item = item_of(name);
+    const hostkv_reserve_item item = item_of(name, OBJECT_BYTES);
     size_t count = 9;
     STATUS(hostkv_session_lookup(session, keyspace, &item.key, 1, &count, NULL), OK);
     return count;
@@ -176,7 +157,7 @@ static void null_is_refused_without_a_session(const hostkv_session *session) {
 /* ---------------------------------------------------------------------------------------------- wrong arguments */
 
 static void null_is_refused(const hostkv_session *session, hostkv_keyspace keyspace) {
-    const hostkv_reserve_item item = item_of("null");
+    const hostkv_reserve_item item = item_of("null", OBJECT_BYTES);
     hostkv_keyspace_config config = layout("misuse");
     hostkv_session_info info = {0};
     hostkv_stats stats = {0};
@@ -241,10 +222,10 @@ static void struct_sizes(const hostkv_session *session, hostkv_keyspace keyspace
         uint64_t unknown;
     } newer_info;
     static const uint32_t wrong[] = {0, 4, 13, 0xffffffff};
-    const hostkv_reserve_item item = item_of("sizes");
+    const hostkv_reserve_item item = item_of("sizes", OBJECT_BYTES);
     hostkv_session_config config = plain_config();
     hostkv_keyspace_config keyspace_config = layout("misuse");
-    hostkv_request request = plain_request();
+    hostkv_request request = request_of(0);
     hostkv_session_info info;
     hostkv_stats stats;
     hostkv_session *other = POISON;
@@ -302,9 +283,9 @@ static void struct_sizes(const hostkv_session *session, hostkv_keyspace keyspace
 }
 
 static void flags(const hostkv_session *session, hostkv_keyspace keyspace) {
-    const hostkv_reserve_item item = item_of("flags");
+    const hostkv_reserve_item item = item_of("flags", OBJECT_BYTES);
     hostkv_session_config config = plain_config();
-    hostkv_request request = plain_request();
+    hostkv_request request = request_of(0);
     hostkv_session *other = POISON;
     hostkv_lease *lease = POISON;
     hostkv_reservation *reservation = POISON;
@@ -337,10 +318,10 @@ static void flags(const hostkv_session *session, hostkv_keyspace keyspace) {
 
 static void texts(const hostkv_session *session, hostkv_keyspace keyspace) {
     static const char not_utf8[] = "ab\xff";
-    const hostkv_reserve_item item = item_of("texts");
+    const hostkv_reserve_item item = item_of("texts", OBJECT_BYTES);
     hostkv_session_config config = plain_config();
     hostkv_keyspace_config keyspace_config = layout("misuse");
-    hostkv_request request = plain_request();
+    hostkv_request request = request_of(0);
     hostkv_session *other = POISON;
     hostkv_keyspace number = 55;
     hostkv_lease *lease = POISON;
@@ -494,8 +475,8 @@ static void batches(const hostkv_session *session, hostkv_keyspace keyspace) {
 
 static void unopened_keyspaces(const hostkv_session *session) {
     static const hostkv_keyspace unopened[] = {0, 123456, 0xffffffff};
-    const hostkv_reserve_item item = item_of("unopened");
-    hostkv_session *other = open_session(0);
+    const hostkv_reserve_item item = item_of("unopened", OBJECT_BYTES);
+    hostkv_session *other = open_with_flags(0);
     const hostkv_keyspace_config config = layout("misuse-other-session");
     hostkv_keyspace numbers[4] = {0};
     hostkv_reservation *reservation = POISON;
@@ -541,7 +522,7 @@ static void ends_of_arrays(const hostkv_session *session, hostkv_keyspace keyspa
 }
 
 static void twice(const hostkv_session *session, hostkv_keyspace keyspace) {
-    const hostkv_reserve_item items[2] = {item_of("twice"), item_of("twice")};
+    const hostkv_reserve_item items[2] = {item_of("twice", OBJECT_BYTES), item_of("twice", OBJECT_BYTES)};
     const hostkv_key keys[2] = {items[0].key, items[1].key};
     hostkv_reservation *reservation = NULL, *second = NULL;
     hostkv_lease *lease = NULL;
@@ -572,9 +553,9 @@ static void twice(const hostkv_session *session, hostkv_keyspace keyspace) {
 }
 
 static void read_only(void) {
-    hostkv_session *session = open_session(HOSTKV_SESSION_READ_ONLY);
-    const hostkv_keyspace keyspace = open_keyspace(session);
-    const hostkv_reserve_item item = item_of("index");
+    hostkv_session *session = open_with_flags(HOSTKV_SESSION_READ_ONLY);
+    const hostkv_keyspace keyspace = open_with_layout(session);
+    const hostkv_reserve_item item = item_of("index", OBJECT_BYTES);
     hostkv_reservation *reservation = POISON;
     hostkv_span_mut mapping = {POISON, 5};
     uint64_t removed_count = 77;
@@ -611,10 +592,10 @@ static void ended_by_refusals(const hostkv_session *session, hostkv_keyspace key
 }
 
 static void after_close(void) {
-    hostkv_session *session = open_session(0);
-    hostkv_session *other = open_session(0);
-    const hostkv_keyspace keyspace = open_keyspace(session);
-    const hostkv_keyspace same = open_keyspace(other);
+    hostkv_session *session = open_with_flags(0);
+    hostkv_session *other = open_with_flags(0);
+    const hostkv_keyspace keyspace = open_with_layout(session);
+    const hostkv_keyspace same = open_with_layout(other);
     hostkv_reservation *committed, *aborted, *acquired;
     hostkv_lease *lease, *second, *none = POISON;
     hostkv_span_mut span = {NULL, 0};
@@ -652,7 +633,7 @@ static void after_close(void) {
 /* What a forked child does with its parent's objects; gives the number of failures. */
 static unsigned in_child(hostkv_session *session, hostkv_keyspace keyspace, hostkv_lease *lease, hostkv_lease *second,
                          hostkv_reservation *reservation, hostkv_reservation *acquired, hostkv_reservation *aborted) {
-    const hostkv_reserve_item item = item_of("fork");
+    const hostkv_reserve_item item = item_of("fork", OBJECT_BYTES);
     const hostkv_keyspace_config config = layout("misuse");
     hostkv_session_info info = {0};
     hostkv_stats stats = {0};
@@ -694,16 +675,16 @@ static unsigned in_child(hostkv_session *session, hostkv_keyspace keyspace, host
     STATUS(hostkv_lease_release(second), OK);
 
     /* A session of its own is what a child opens. */
-    session = open_session(0);
-    keyspace = open_keyspace(session);
+    session = open_with_flags(0);
+    keyspace = open_with_layout(session);
     CHECK(present(session, keyspace, "fork") == 1);
     STATUS(hostkv_session_close(session), OK);
     return group_failed;
 }
 
 static void forked(void) {
-    hostkv_session *session = open_session(0);
-    const hostkv_keyspace keyspace = open_keyspace(session);
+    hostkv_session *session = open_with_flags(0);
+    const hostkv_keyspace keyspace = open_with_layout(session);
     hostkv_lease *lease, *second;
     hostkv_reservation *reservation, *acquired, *aborted;
     int status = 0;
@@ -777,8 +758,8 @@ int main(void) {
 
     nothing_to_talk_to();
     group("open");
-    session = open_session(0);
-    keyspace = open_keyspace(session);
+    session = open_with_flags(0);
+    keyspace = open_with_layout(session);
     null_is_refused_without_a_session(session);
     null_is_refused(session, keyspace);
     struct_sizes(session, keyspace);

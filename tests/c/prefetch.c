@@ -11,32 +11,12 @@
 
 enum { OBJECT_BYTES = 4096, KEYS = 4, MOST_OPEN = 32 };
 
-/* What outputs are set to beforehand, to see that a failure leaves them alone. */
-#define POISON ((void *)&poisoned)
-static int poisoned;
-
 static hostkv_key key_of(int number) {
     hostkv_key key;
     memset(&key, 0, sizeof key);
     key.chunk_hash[0] = (uint8_t)number;
     key.chunk_hash_len = 8;
     return key;
-}
-
-static hostkv_session *open_session(void) {
-    hostkv_session *session = NULL;
-    if (!STATUS(hostkv_session_open(NULL, &session), OK)) exit(finish());
-    return session;
-}
-
-static hostkv_keyspace open_keyspace(const hostkv_session *session) {
-    hostkv_keyspace_config config;
-    hostkv_keyspace keyspace = 0;
-    memset(&config, 0, sizeof config);
-    config.struct_size = sizeof config;
-    config.model_name = "prefetch";
-    STATUS(hostkv_session_open_keyspace(session, &config, &keyspace), OK);
-    return keyspace;
 }
 
 static void store(const hostkv_session *session, hostkv_keyspace keyspace, int number) {
@@ -131,7 +111,7 @@ static void refusals(const hostkv_session *session, hostkv_keyspace keyspace, co
 
 static void after_close(const hostkv_key *keys) {
     hostkv_session *session = open_session();
-    const hostkv_keyspace keyspace = open_keyspace(session);
+    const hostkv_keyspace keyspace = open_keyspace(session, "prefetch");
     hostkv_prefetch *kept = prefetch(session, keyspace, keys, KEYS);
     size_t count = 77;
 
@@ -164,7 +144,7 @@ static void forked(const hostkv_session *session, hostkv_keyspace keyspace, cons
 
 int main(void) {
     hostkv_session *session = open_session();
-    const hostkv_keyspace keyspace = open_keyspace(session);
+    const hostkv_keyspace keyspace = open_keyspace(session, "prefetch");
     hostkv_key keys[KEYS];
     int i;
 
