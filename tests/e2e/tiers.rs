@@ -438,6 +438,40 @@ impl Drop for Redis {
     }
 }
 
+/// Two daemons with the same tier, of which the second has restored what the first stored.
+struct Sharing {
+    first: Daemon,
+    second: Daemon,
+    writer: Session,
+    reader: Session,
+    id: KeyspaceId,
+    other_id: KeyspaceId,
+}
+
+impl Sharing {
+    fn begin(tier: &str) -> Sharing {
+        let (first, second) = (with_tier(tier).start(), with_tier(tier).start());
+        let (writer, reader) = (first.session(), second.session());
+        let (id, other_id) = (keyspace(&writer), keyspace(&reader));
+        let stored = keys("shared", 8);
+        store(&writer, id, &stored, OBJECT_BYTES);
+        wait_for_stores(&first, 8);
+        assert_eq!(
+            prefetch(&reader, other_id, &stored),
+            outcome(8, 8, Status::Ok)
+        );
+        assert_all_read(&reader, other_id, &stored);
+        Sharing {
+            first,
+            second,
+            writer,
+            reader,
+            id,
+            other_id,
+        }
+    }
+}
+
 #[test]
 fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss() {
     let folder = tempfile::tempdir().unwrap();
@@ -448,18 +482,14 @@ fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss
         r#"{{"type": "resp", "name": "disk", "unix_socket": "{}", "prefix": "test:", "timeout_ms": 30000}}"#,
         folder.path().join("redis.sock").display()
     );
-    let (first, second) = (with_tier(&shared).start(), with_tier(&shared).start());
-    let (writer, reader) = (first.session(), second.session());
-    let id = keyspace(&writer);
-    let other_id = keyspace(&reader);
-    let stored = keys("shared", 8);
-    store(&writer, id, &stored, OBJECT_BYTES);
-    wait_for_stores(&first, 8);
-    assert_eq!(
-        prefetch(&reader, other_id, &stored),
-        outcome(8, 8, Status::Ok)
-    );
-    assert_all_read(&reader, other_id, &stored);
+    let Sharing {
+        first,
+        second,
+        writer,
+        reader,
+        id,
+        other_id,
+    } = Sharing::begin(&shared);
     // Nobody else's keys are there.
     assert_eq!(
         prefetch(&reader, other_id, &keys("other", 2)),
@@ -467,7 +497,7 @@ fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss
     );
     drop(redis);
     // Both go on from their own memory.
-    assert_all_read(&writer, id, &stored);
+    assert_all_read(&writer, id, &keys("shared", 8));
     assert_eq!(
         prefetch(&writer, id, &keys("gone", 2)),
         outcome(0, 0, Status::NotFound)
@@ -483,18 +513,14 @@ fn what_one_daemon_stored_in_a_bucket_another_restores_bit_for_bit() {
         return;
     };
     let shared = s3.spec("kv-cache", r#", "name": "disk", "prefix": "test/""#);
-    let (first, second) = (with_tier(&shared).start(), with_tier(&shared).start());
-    let (writer, reader) = (first.session(), second.session());
-    let id = keyspace(&writer);
-    let other_id = keyspace(&reader);
-    let stored = keys("shared", 8);
-    store(&writer, id, &stored, OBJECT_BYTES);
-    wait_for_stores(&first, 8);
-    assert_eq!(
-        prefetch(&reader, other_id, &stored),
-        outcome(8, 8, Status::Ok)
-    );
-    assert_all_read(&reader, other_id, &stored);
+    let Sharing {
+        first,
+        second,
+        writer,
+        reader,
+        id,
+        other_id,
+    } = Sharing::begin(&shared);
     assert_eq!(figure(&second, "loaded_keys_total"), 8);
     assert_eq!(figure(&second, "store_keys_total"), 0);
     // And the other way, of what the first has never seen.

@@ -106,6 +106,22 @@ impl Default for Options {
     }
 }
 
+/// A reserve of these keys with their lengths.
+fn reserve_of(op_id: OpId, wanted: &[(Key, u32)]) -> Reserve {
+    Reserve {
+        op_id,
+        request_id: String::new(),
+        device: String::new(),
+        items: wanted
+            .iter()
+            .map(|(key, len_bytes)| ReserveItem {
+                key: *key,
+                len_bytes: *len_bytes,
+            })
+            .collect(),
+    }
+}
+
 impl Pool {
     fn new(options: Options) -> Pool {
         let geometry =
@@ -246,18 +262,7 @@ impl Pool {
     ) -> (OpId, Result<Outcome<Vec<ReservedItem>>, Refusal>) {
         self.next_op += 1;
         let op_id = OpId(self.next_op);
-        let request = Reserve {
-            op_id,
-            request_id: String::new(),
-            device: String::new(),
-            items: wanted
-                .iter()
-                .map(|(key, len_bytes)| ReserveItem {
-                    key: *key,
-                    len_bytes: *len_bytes,
-                })
-                .collect(),
-        };
+        let request = reserve_of(op_id, wanted);
         (op_id, self.store.reserve(client.id, request, self.now))
     }
 

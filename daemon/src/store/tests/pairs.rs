@@ -18,18 +18,7 @@ fn try_pair(
     next: u64,
     wanted: &[(Key, u32)],
 ) -> Result<Outcome<Pair>, Refusal> {
-    let reserve = Reserve {
-        op_id: OpId(next),
-        request_id: String::new(),
-        device: String::new(),
-        items: wanted
-            .iter()
-            .map(|(key, len_bytes)| ReserveItem {
-                key: *key,
-                len_bytes: *len_bytes,
-            })
-            .collect(),
-    };
+    let reserve = reserve_of(OpId(next), wanted);
     pool.store
         .commit_reserve(client.id, held, reserve, pool.now)
 }
