@@ -217,9 +217,9 @@ fn fault(what: &str, source: io::Error) -> StartError {
     }
 }
 
-/// A panic of this thread, which becomes the loop's, leaves the store half changed, and one of a worker a commit without
-/// its answer, one of a tier a task that is never over and the bytes that it holds: the process ends at once, and clients see it by the
-/// liveness word. Other threads have nothing that others depend on.
+/// A panic of this thread, which becomes the loop's, leaves the store half changed, one of a worker a commit without its
+/// answer, and one of a tier a task that is never over, with the bytes that it holds: the process ends at once, and clients
+/// see it by the liveness word. Other threads have nothing that others depend on.
 fn abort_on_panic(log: logging::Logging) {
     let loop_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {

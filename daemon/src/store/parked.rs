@@ -1,8 +1,9 @@
 //! Requests that go on over several turns of the loop.
 //!
-//! A reserve that must evict is parked and continued slice by slice, the oldest first; so is a clear, which sweeps
-//! the whole index, and a commit whose bytes a worker must sum first, with or without a reserve behind it. The daemon itself reserves in the same way, for what
-//! it loads out of a tier; such a reserve lets those of sessions pass. The loop gets a [`Ticket`] at once and the answer in a [`Resumed`] later.
+//! A reserve that must evict is parked and continued slice by slice, the oldest first; so is a clear, which sweeps the whole
+//! index, and a commit whose bytes a worker must sum first, with or without a reserve behind it. The daemon itself reserves in
+//! the same way, for what it loads out of a tier; such a reserve lets those of sessions pass. The loop gets a [`Ticket`] at
+//! once and the answer in a [`Resumed`] later.
 
 use super::Nanos;
 use super::events::Open;
