@@ -14,6 +14,7 @@ use std::process::Command;
 use hostkv_tests::cgroup::Cgroup;
 use hostkv_tests::{
     Daemon, DaemonSpec, Scrape, Worker, assert_reads, keys, keyspace, request, skip, store,
+    wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -307,8 +308,10 @@ fn probes_from_outside_are_answered_at_every_address() {
     let daemon = Daemon::start(&["--prometheus-host", "0.0.0.0"]);
     let mut address = daemon.metrics_address();
     address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    // A kubelet names the pod's address.
-    let scrape = Scrape::get(address, "/healthz").unwrap();
-    assert!(scrape.head.starts_with("HTTP/1.1 200"), "{}", scrape.head);
+    // A kubelet names the pod's address, and asks until the daemon serves.
+    wait_until("a probe is answered", || {
+        let scrape = Scrape::get(address, "/healthz").unwrap();
+        scrape.head.starts_with("HTTP/1.1 200")
+    });
     daemon.finish();
 }

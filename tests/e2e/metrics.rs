@@ -6,7 +6,7 @@ use std::time::Duration;
 use hostkv::session::ACQUIRE_ALL;
 use hostkv_tests::{
     Daemon, DaemonSpec, NINE, Random, Scrape, Worker, daemon_program, keys, keyspace, request,
-    reserve_items, seed, store, store_sized,
+    reserve_items, seed, store, store_sized, wait_until,
 };
 
 /// Panics unless the counters moved by exactly this much; gives the new scrape.
@@ -308,9 +308,16 @@ fn counters_survive_a_clean_close_and_the_figures_agree_with_the_scrape() {
 fn the_endpoint_answers_health_and_refuses_what_it_does_not_have() {
     let daemon = Daemon::start(&[]);
     let address = daemon.metrics_address();
-    let health = Scrape::get(address, "/healthz").unwrap();
-    assert!(health.head.starts_with("HTTP/1.1 200"), "{}", health.head);
-    assert_eq!(health.body.trim(), "ok");
+    // Its socket is there a moment before the loop that serves it, and so is the endpoint.
+    wait_until("the daemon serves", || {
+        let health = Scrape::get(address, "/healthz").unwrap();
+        if health.head.starts_with("HTTP/1.1 503") {
+            return false;
+        }
+        assert!(health.head.starts_with("HTTP/1.1 200"), "{}", health.head);
+        assert_eq!(health.body.trim(), "ok");
+        true
+    });
     let page = Scrape::get(address, "/").unwrap();
     assert!(page.head.starts_with("HTTP/1.1 200") && page.body.contains("/metrics"));
     let none = Scrape::get(address, "/nothing").unwrap();
