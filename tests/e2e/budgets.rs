@@ -6,7 +6,7 @@
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use hostkv_tests::{Daemon, Worker, skip};
+use hostkv_tests::{Daemon, Worker, keys, keyspace, skip, store};
 
 /// Room for a few hundred stores of 32 x 128 KiB, which evict each other.
 const POOL: [&str; 2] = ["--l1-size-gb", "0.125"];
@@ -84,6 +84,51 @@ fn a_store_allocates_as_often_as_is_known_and_faults_no_page_in() {
             "{what} of {keys} keys, {ROUNDS} times in a populated session: {faults} page faults, was 0"
         );
     }
+    daemon.finish();
+}
+
+/// Page faults of a process's first thread so far.
+fn faults_of_the_loop(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")).unwrap();
+    // Behind the name in brackets: minflt is the eighth word, majflt the tenth (proc_pid_stat(5)).
+    let words: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    words[7].parse::<u64>().unwrap() + words[9].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_daemon_faults_no_page_in_while_its_cold_pool_is_filled() {
+    const BATCHES: usize = 200;
+    const KEYS: usize = 256;
+    let daemon = Daemon::start(&["--l1-size-gb", "0.125", "--l1-align-bytes", "64"]);
+    let session = daemon.session();
+    let keyspace = keyspace(&session);
+    // The first frames of these lengths make the buffers of the connection and the heap grow.
+    store(&session, keyspace, &keys("warm", KEYS), 64);
+    let before = faults_of_the_loop(daemon.pid());
+    for batch in 0..BATCHES {
+        store(
+            &session,
+            keyspace,
+            &keys(&format!("cold-{batch}"), KEYS),
+            64,
+        );
+    }
+    let now = faults_of_the_loop(daemon.pid()) - before;
+    assert_eq!(
+        daemon.figures().object_count,
+        (BATCHES as u64 + 1) * KEYS as u64
+    );
+    // What a store faults in every store faults in; a few pages of a heap that grows are in nobody's way.
+    assert!(
+        now < BATCHES as u64 / 20,
+        "{BATCHES} first stores of {KEYS} objects: {now} page faults of the daemon's loop, was 0 to 3"
+    );
+    session.close().unwrap();
     daemon.finish();
 }
 

@@ -43,6 +43,20 @@ pub enum Leaving {
     Removed,
 }
 
+/// An empty map with room for so many, all of whose pages were written once: no request pays for its growth, or for a page that
+/// the kernel has yet to give.
+fn paid_for(count: usize) -> HashMap<EntryNumber, Tracked> {
+    let nothing = Tracked {
+        committed_at: 0,
+        touched_at: None,
+    };
+    let mut map: HashMap<EntryNumber, Tracked> = (0..count as u32)
+        .map(|number| (EntryNumber(number), nothing))
+        .collect();
+    map.clear();
+    map
+}
+
 /// The three histograms, and the sampled objects that are in the index now.
 pub struct Ages {
     /// From the commit until the object left the index, for whatever reason.
@@ -67,8 +81,7 @@ impl Ages {
             idle_before_eviction: Histogram::new(AGE_BOUNDS_NS),
             reuse_gap: Histogram::new(AGE_BOUNDS_NS),
             mask: share as u64 - 1,
-            // At once, so that no request pays for a growth.
-            tracked: HashMap::with_capacity(TRACKED_AT_MOST.min(entry_count as usize)),
+            tracked: paid_for(TRACKED_AT_MOST.min(entry_count as usize)),
         }
     }
 

@@ -112,6 +112,7 @@ impl Store {
             + self.policy.memory_bytes()
             + self.marks.memory_bytes()
             + self.ages.memory_bytes()
+            + self.guard.memory_bytes()
             + self.l2.memory_bytes()
     }
 

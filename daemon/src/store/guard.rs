@@ -18,6 +18,7 @@
 
 use super::ages::Leaving;
 use super::entries::EntryState;
+use super::resident::resident;
 use super::{Nanos, SECOND, Store};
 use crate::config::Integrity;
 use hostkv_shm_protocol::id::EntryNumber;
@@ -67,6 +68,27 @@ pub(super) struct Guard {
     is_busy: bool,
     turn: u8,
     last_warning: Option<Nanos>,
+}
+
+impl Guard {
+    /// Nothing to do yet, over an index of `entry_count` entries.
+    pub(super) fn new(integrity: Integrity, entry_count: u32) -> Guard {
+        let room = match integrity {
+            Integrity::Sampled => FRESH_AT_MOST.min(entry_count as usize),
+            Integrity::Off | Integrity::Full => 0,
+        };
+        let mut fresh = VecDeque::from(resident(room, (EntryNumber(0), 0)).into_vec());
+        fresh.clear();
+        Guard {
+            fresh,
+            ..Guard::default()
+        }
+    }
+
+    /// Bytes of private memory that do not depend on what waits.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        (self.fresh.capacity() * size_of::<Watched>()) as u64
+    }
 }
 
 impl Store {

@@ -50,6 +50,7 @@ mod pins;
 mod quota;
 mod remove;
 mod reserve;
+mod resident;
 mod rings;
 mod room;
 mod scan;
@@ -253,6 +254,7 @@ impl Store {
                 ratio: config.ratio,
             },
             l2: L2::new(config.l2, entry_count),
+            guard: Guard::new(config.integrity, entry_count),
             config,
             header,
             index,
@@ -277,7 +279,6 @@ impl Store {
             pass: None,
             pass_is_blocked: false,
             parked: VecDeque::new(),
-            guard: Guard::default(),
             commits: Commits::default(),
             is_parked_turn: false,
             last_ticket: 0,

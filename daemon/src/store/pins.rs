@@ -12,6 +12,7 @@
 use super::Nanos;
 use super::allocator::Allocator;
 use super::ledger::{Ledger, SeenPin};
+use super::resident::resident;
 use super::slice::Effort;
 use hostkv_shm_protocol::control::writer::scan_fence;
 use hostkv_shm_protocol::id::{EntryNumber, SessionId};
@@ -20,10 +21,10 @@ use std::collections::HashSet;
 /// Marks of the entries that the last scan, or the one that is going on, saw pinned.
 pub struct PinMarks {
     entry_count: u32,
-    bits: Vec<u64>,
+    bits: Box<[u64]>,
     marked: Vec<EntryNumber>,
     /// With a read time to live: when the youngest pin on each marked entry was first seen; else empty.
-    youngest: Vec<Nanos>,
+    youngest: Box<[Nanos]>,
 }
 
 /// What a mark was.
@@ -42,9 +43,9 @@ impl PinMarks {
     pub fn new(entry_count: u32, keeps_ages: bool) -> PinMarks {
         PinMarks {
             entry_count,
-            bits: vec![0; entry_count.div_ceil(64) as usize],
+            bits: resident(entry_count.div_ceil(64) as usize, 0),
             marked: Vec::new(),
-            youngest: vec![0; if keeps_ages { entry_count as usize } else { 0 }],
+            youngest: resident(if keeps_ages { entry_count as usize } else { 0 }, 0),
         }
     }
 
@@ -101,8 +102,7 @@ impl PinMarks {
 
     /// Bytes of private memory.
     pub fn memory_bytes(&self) -> u64 {
-        (self.bits.capacity() * 8 + self.marked.capacity() * 4 + self.youngest.capacity() * 8)
-            as u64
+        (self.bits.len() * 8 + self.marked.capacity() * 4 + self.youngest.len() * 8) as u64
     }
 }
 

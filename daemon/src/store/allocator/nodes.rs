@@ -14,15 +14,12 @@
 //! ```
 //!
 //! A node whose `units` is 0 stands for nothing. A link holds the number of a node plus one, 0 means none. So the
-//! all-zero table is the empty table, and the system can supply it as untouched zero pages: a table for sixteen million
-//! entries takes no time to make and no memory until numbers come into use.
+//! all-zero table is the empty table.
 
+use crate::store::resident::resident;
 use std::mem::size_of;
 
 /// The words of one node; the module's story names them.
-///
-/// A bare array and not a struct, because `vec!` asks the system for zeroed pages only for element types that it knows
-/// to be zero, and it knows arrays of integers.
 pub(super) type NodeWords = [u32; 6];
 
 const _: () = assert!(size_of::<NodeWords>() == 24);
@@ -56,7 +53,7 @@ impl Nodes {
     /// A table of `count` nodes that stand for nothing.
     pub(super) fn new(count: u32) -> Nodes {
         Nodes {
-            words: vec![[0; 6]; count as usize].into_boxed_slice(),
+            words: resident(count as usize, [0; 6]),
         }
     }
 
