@@ -1,10 +1,14 @@
 //! What this machine is, and what its kernel accounts for.
 
+use nix::sched::CpuSet;
 use std::path::Path;
+use std::sync::LazyLock;
 
-/// Processors that this process may use.
+/// Processors that this process may use. Counted once, at the first call: what a thread is bound to later does not count.
 pub fn cpu_count() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    static COUNT: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *COUNT
 }
 
 /// Size of the data or unified cache of this level in bytes, as seen by the first processor; 0 when the kernel does not say.
@@ -169,17 +173,27 @@ pub fn huge_mapped_bytes(pid: u32) -> u64 {
         .sum()
 }
 
+/// All processors, whether the machine has them or not: the kernel takes those that it has.
+pub fn all_cpus() -> CpuSet {
+    let mut set = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        // The number is below the set's size, which is all that can be wrong with it.
+        let _ = set.set(cpu);
+    }
+    set
+}
+
 /// Binds a thread (0 = this one) to one processor, or to all with `None`.
 pub fn bind(thread: u32, cpu: Option<usize>) -> Result<(), String> {
-    let mut set = nix::sched::CpuSet::new();
-    let cpus = match cpu {
-        Some(cpu) => cpu..cpu + 1,
-        None => 0..nix::sched::CpuSet::count().min(1024),
+    let set = match cpu {
+        Some(cpu) => {
+            let mut set = CpuSet::new();
+            set.set(cpu)
+                .map_err(|error| format!("processor {cpu}: {error}"))?;
+            set
+        }
+        None => all_cpus(),
     };
-    for cpu in cpus {
-        set.set(cpu)
-            .map_err(|error| format!("processor {cpu}: {error}"))?;
-    }
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(thread as i32), &set)
         .map_err(|error| format!("cannot bind thread {thread} to a processor: {error}"))
 }

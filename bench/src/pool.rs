@@ -60,7 +60,7 @@ impl Pool {
             .env("NOTIFY_SOCKET", &notified)
             .env_remove("WATCHDOG_USEC")
             .stderr(Stdio::null());
-        end_with_parent(&mut command);
+        attach(&mut command);
         let begin = Instant::now();
         let daemon = command
             .spawn()
@@ -139,12 +139,14 @@ impl Drop for Pool {
     }
 }
 
-/// Makes the command's process end with this one.
-pub fn end_with_parent(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe.
+/// Makes the command's process end with this one, and run on all processors, whatever this thread is bound to.
+pub fn attach(command: &mut Command) {
+    let cpus = machine::all_cpus();
+    // SAFETY: both are system calls and nothing else, hence async-signal-safe.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
             Ok(())
         });
     }

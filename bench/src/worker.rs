@@ -10,7 +10,7 @@
 use crate::keys::{SEED, random_keys};
 use crate::machine;
 use crate::peers::LmdbReader;
-use crate::pool::{end_with_parent, items, keyspace, said, session, store_unwritten};
+use crate::pool::{attach, items, keyspace, said, session, store_unwritten};
 use hostkv::session::ACQUIRE_ALL;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -88,7 +88,7 @@ impl Worker {
             .arg(at)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        end_with_parent(&mut command);
+        attach(&mut command);
         let mut child = command.spawn().map_err(fault)?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let mut worker = Worker {

@@ -1,6 +1,6 @@
 //! A peer's server as a child process, and the connection to it.
 
-use crate::pool::end_with_parent;
+use crate::pool::attach;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        end_with_parent(&mut command);
+        attach(&mut command);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!(
                 "there is no {program} on this machine; scripts/install.sh bench installs it"

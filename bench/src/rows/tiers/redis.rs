@@ -9,7 +9,7 @@ use std::process::Command;
 use super::{Bench, OBJECTS, Times, show};
 use crate::measure::crowded_runs;
 use crate::peers::redis::Redis;
-use crate::pool::end_with_parent;
+use crate::pool::attach;
 use crate::report::Report;
 use crate::table::Row;
 
@@ -88,7 +88,7 @@ fn limit(socket: &Path, command: &str, len_bytes: u64, pipeline: &str) -> Result
             &objects,
         ])
         .args(["-d", &len_bytes.to_string(), "-t", command, "--csv"]);
-    end_with_parent(&mut program);
+    attach(&mut program);
     let output = program
         .output()
         .map_err(|error| format!("redis-benchmark does not start: {error}"))?;
