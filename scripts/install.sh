@@ -55,6 +55,10 @@ group_test() {
   need iproute2 has ip
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff
+  # For the other architecture.
+  need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc
+  need libc6-dev-arm64-cross test -e /usr/aarch64-linux-gnu/lib/libc.so.6
+  need qemu-user has qemu-aarch64
   need chromium has chromium
   need tmux has tmux
 }

@@ -11,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-steps=(format lint scripts header abi build unit loom shuttle c_interface cpp_header examples install deb containers instructions prometheus status_page docs demo two_hosts fuzz planted sanitize)
+steps=(format lint scripts header abi build unit loom shuttle c_interface cpp_header aarch64 examples install deb containers instructions prometheus status_page docs demo two_hosts fuzz planted sanitize)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 [[ $target == /* ]] || target=$PWD/$target
@@ -57,6 +57,9 @@ step_shuttle() { scripts/shuttle.sh 10000; }
 step_c_interface() { scripts/test-c.sh; }
 
 step_cpp_header() { python3 scripts/hostkv_daemon.py -- scripts/test-cpp-header.sh; }
+
+# The other architecture, emulated.
+step_aarch64() { scripts/aarch64.sh; }
 
 step_examples() {
   local kind program
