@@ -1,6 +1,6 @@
 //! Storing and reading objects, against copying and summing the same bytes in the same mapping, and round trips.
 
-use super::Plan;
+use super::{Plan, async_commits};
 use crate::keys::key;
 use crate::limits::copy::{self, copies};
 use crate::limits::pages::{Pages, Region, touch_ns};
@@ -8,11 +8,11 @@ use crate::limits::ring::hand_over_ns;
 use crate::limits::trip::Echo;
 use crate::measure::{RUNS, Runs, median_of, runs, typical_ns};
 use crate::peers::{self, Peer};
-use crate::pool::{Pool, items, keyspace, remove, said, session, store, store_unwritten, write};
+use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten, write};
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
-use hostkv::session::{ASYNC_COMMIT, RESERVE_NO_WAIT, Request, Session};
+use hostkv::session::{RESERVE_NO_WAIT, Request, Session};
 use hostkv::{ChunkKey, KeyspaceId};
 use std::time::Instant;
 
@@ -26,8 +26,6 @@ const RUN_BYTES: u64 = 64 << 20;
 const READ_OBJECTS: u64 = 16;
 /// A pool whose reserve quota (an eighth) has room for 32 objects of 16 MiB.
 const POOL: [&str; 2] = ["--l1-size-gb", "4"];
-/// A pool whose daemon stays awake between two stores.
-const AWAKE_POOL: [&str; 4] = ["--l1-size-gb", "1", "--spin-us", "50"];
 
 /// What the machine does with bytes, whoever asks.
 pub fn limits(_plan: &Plan, report: &mut Report) -> Result<(), String> {
@@ -169,7 +167,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
         }
     }
     control_row(report, &bench)?;
-    async_row(report, &echo)?;
+    async_commits::rows(report, &echo)?;
     let invert = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
         points
             .iter()
@@ -208,29 +206,29 @@ fn batch_of(len: u64) -> u64 {
 }
 
 /// One run of storing, in nanoseconds an object.
-struct Stored {
-    single: f64,
+pub(super) struct Stored {
+    pub(super) single: f64,
     batched: f64,
     /// In batches, each commit with the next reserve.
     paired: f64,
     /// The same, with two batches asked for ahead and no wait for an answer that is not there.
     ahead: f64,
-    copy: f64,
+    pub(super) copy: f64,
     /// A round trip beside one copy, and beside a batch of them.
     trip: f64,
     trip_of_batch: f64,
 }
 
-struct Bench<'a> {
-    pool: &'a Pool,
-    session: &'a Session,
-    keyspace: KeyspaceId,
-    echo: &'a Echo,
+pub(super) struct Bench<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) session: &'a Session,
+    pub(super) keyspace: KeyspaceId,
+    pub(super) echo: &'a Echo,
 }
 
 impl Bench<'_> {
     /// Stores one by one and in batches, and measures the copy into the same extents and the round trip, in every run.
-    fn store(&self, len: u64) -> Result<Runs<Stored>, String> {
+    pub(super) fn store(&self, len: u64) -> Result<Runs<Stored>, String> {
         let source = vec![WORD; len as usize / 8];
         let batch = batch_of(len);
         let singles = (RUN_BYTES / 2 / len).clamp(16, 200);
@@ -596,43 +594,6 @@ fn add_rows(
         .limit("copy", copy)
         .noise(store.noise),
     );
-}
-
-/// A store of a session that commits through its ring, while the daemon spins.
-fn async_row(report: &mut Report, echo: &Echo) -> Result<(), String> {
-    const LEN: u64 = 64 << 10;
-    let work = "store 64 KiB with HOSTKV_SESSION_ASYNC_COMMIT, daemon awake";
-    let Some(hand_over) = hand_over_ns(100_000) else {
-        report.row(Row::absent(
-            work,
-            "both ends can't be awake on one processor",
-        ));
-        return Ok(());
-    };
-    let pool = Pool::start(&AWAKE_POOL)?;
-    pool.bind_apart()?;
-    let session = session(&pool.socket(), ASYNC_COMMIT)?;
-    let keyspace = keyspace(&session)?;
-    let bench = Bench {
-        pool: &pool,
-        session: &session,
-        keyspace,
-        echo,
-    };
-    let stored = bench.store(LEN)?;
-    let copy = stored.median(|run| run.copy);
-    report.row(
-        Row::new(
-            work,
-            Unit::Nanoseconds,
-            stored.median(|run| run.single),
-            Goal::RatioAtMost((1.2 * copy + hand_over) / (copy + hand_over)),
-        )
-        .limit("copy + 1 hand-over", copy + hand_over)
-        .noise(stored.noise)
-        .note("target: 1.2 x copy + 1 hand-over"),
-    );
-    Ok(())
 }
 
 /// Store, lookup and retrieve of one chunk without its bytes.

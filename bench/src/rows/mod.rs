@@ -3,6 +3,7 @@
 //! One file for each kind of work. A group of rows starts its own daemons, adds its rows and curves to the report, and
 //! fails by itself: the others go on.
 
+mod async_commits;
 pub mod bytes;
 pub mod churn;
 pub mod engine;
