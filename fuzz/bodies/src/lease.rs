@@ -1,25 +1,27 @@
 //! A lease segment with anything in it, as the daemon reads it: the scan of the pin slots, the touches, the events, the
-//! counters.
+//! counters, the commit ring.
 //!
 //! ```text
 //! data: which part (1) | word (2, LE) | length (1) | bytes ...   laid over the segment, then the daemon has its turn; again
 //! ```
 //!
-//! A part's words are those of the header, the slots, the recency ring, the bitmap or the event ring. The rings are short,
+//! A part's words are those of the header, the slots, the recency ring, the bitmap, the event ring or the commit ring; one part
+//! is a commit as the library writes it, of a granted entry, a key and a length that the bytes choose. The rings are short,
 //! so that a few bytes reach all of them. Beside the hostile session there is an honest one, whose pin must hold whatever
 //! the other writes. After each turn the audit adds up, no figure has fallen, and every event makes sense.
 
-use hostkv_daemon::store::{LeaseParts, Nanos, Outcome, SessionEnd, Store};
+use hostkv_daemon::store::{GrantShares, LeaseParts, Nanos, Outcome, SessionEnd, Store};
 use hostkv_shm_protocol::control::reader::{Found, IndexReader};
-use hostkv_shm_protocol::id::{InstanceId, KeyspaceId, OpId, SessionId};
+use hostkv_shm_protocol::id::{EntryNumber, InstanceId, KeyspaceId, OpId, SessionId};
 use hostkv_shm_protocol::lease::LeaseGeometry;
+use hostkv_shm_protocol::lease::commits::Commits;
 use hostkv_shm_protocol::lease::counters::Counters;
 use hostkv_shm_protocol::lease::events::Events;
 use hostkv_shm_protocol::lease::pins::{PinSlots, pin_fence};
 use hostkv_shm_protocol::lease::recency::Recency;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::reply::Figures;
-use hostkv_shm_protocol::wire::request::{Held, HeldItem, Reserve, ReserveItem, Resolve};
+use hostkv_shm_protocol::wire::request::{Grant, Held, HeldItem, Reserve, ReserveItem, Resolve};
 
 use crate::memory::Memory;
 use crate::pool::{ALIGN, ENTRIES, Pool, audited, default_config, key, settle};
@@ -36,27 +38,29 @@ struct Lease {
     geometry: LeaseGeometry,
     memory: Memory,
     pins: PinSlots,
+    commits: Option<Commits>,
 }
 
-fn open(store: &mut Store) -> Lease {
+fn open(store: &mut Store, commit_capacity: u32) -> Lease {
     let geometry = LeaseGeometry {
         slot_count: 64,
         recency_capacity: 16,
         bitmap_words: ENTRIES.div_ceil(64),
         event_capacity: 8,
-        commit_capacity: 0,
+        commit_capacity,
     };
     let memory = Memory::new(geometry.segment_len());
     let view = memory.view();
     let id = store.next_session_id();
     geometry.initialise(&view, InstanceId([7; 16]), id).unwrap();
     let pins = PinSlots::new(view, &geometry).unwrap();
+    let commits = Commits::new(view, &geometry).unwrap();
     let parts = LeaseParts {
         pins,
         recency: Recency::new(view, &geometry).unwrap(),
         counters: Counters::new(view).unwrap(),
         events: Events::new(view, &geometry).unwrap(),
-        commits: None,
+        commits,
         mapping: Box::new(()),
     };
     store.open_session(id, parts, true, false, 0);
@@ -65,20 +69,28 @@ fn open(store: &mut Store) -> Lease {
         geometry,
         memory,
         pins,
+        commits,
     }
 }
 
 /// Lets the daemon read what the bytes put into a lease segment.
 pub fn run(data: &[u8]) {
     let config = default_config_once();
-    let mut pool = Pool::new(&config, |store| store.max_reserved_ratio = 0.5);
+    let mut pool = Pool::new(&config, |store| {
+        store.max_reserved_ratio = 0.5;
+        store.grant_shares = GrantShares {
+            session: 8,
+            pool: 8,
+        };
+    });
     let reader = pool.reader;
     let mut store = pool.store.take().unwrap();
     store.collect_events();
-    let hostile = open(&mut store);
-    let honest = open(&mut store);
+    let hostile = open(&mut store, 8);
+    let honest = open(&mut store, 0);
     let mut now = 100 * TENTH_OF_A_SECOND;
     let keyspace = resolve(&mut store, honest.id);
+    let of_hostile = resolve(&mut store, hostile.id);
     let mut op = 0;
     for number in 0..KEYS {
         store_key(&mut store, honest.id, keyspace, number, &mut op, now);
@@ -87,12 +99,14 @@ pub fn run(data: &[u8]) {
     let mut last = store.figures();
     let mut rest = data;
     for turn in 0..TURNS {
-        let Some(left) = scribble(&hostile, rest) else {
+        let granted = granted(&mut store, hostile.id, now);
+        let Some(left) = scribble(&hostile, granted, of_hostile, rest) else {
             break;
         };
         rest = left;
         now += TENTH_OF_A_SECOND * (1 + 9 * u64::from(turn % 4 == 3));
         store.tick(now);
+        store.drain_rings(now);
         store_key(
             &mut store,
             honest.id,
@@ -141,16 +155,40 @@ fn default_config_once() -> std::rc::Rc<hostkv_daemon::config::Config> {
     CONFIG.with(std::rc::Rc::clone)
 }
 
+/// An extent of one unit that the session gets ahead of need, while there is one.
+fn granted(store: &mut Store, session: SessionId, now: Nanos) -> Option<EntryNumber> {
+    let wish = Grant {
+        len_bytes: ALIGN,
+        count: 1,
+    };
+    let extents = store.grant_extents(session, &wish, now).unwrap();
+    extents.first().map(|extent| extent.entry)
+}
+
 /// Lays the next piece over the segment; gives what is left, none at the end.
-fn scribble<'a>(lease: &Lease, data: &'a [u8]) -> Option<&'a [u8]> {
+fn scribble<'a>(
+    lease: &Lease,
+    granted: Option<EntryNumber>,
+    keyspace: KeyspaceId,
+    data: &'a [u8],
+) -> Option<&'a [u8]> {
     let (head, rest) = data.split_at_checked(4)?;
     let geometry = &lease.geometry;
-    let (start, end) = match head[0] % 6 {
+    let (start, end) = match head[0] % 8 {
         0 => (0, geometry.slots_offset()),
         1 => (geometry.slots_offset(), geometry.recency_offset()),
         2 => (geometry.recency_offset(), geometry.bitmap_offset()),
         3 => (geometry.bitmap_offset(), geometry.events_offset()),
-        4 => (geometry.events_offset(), geometry.segment_len()),
+        4 => (geometry.events_offset(), geometry.commits_offset()),
+        5 => (geometry.commits_offset(), geometry.segment_len()),
+        6 => {
+            let entry = granted.unwrap_or(EntryNumber(head[1].into()));
+            let len_bytes = u32::from(head[3]) * (ALIGN / 128);
+            if let Some(commits) = &lease.commits {
+                commits.write(commits.tail(), entry, len_bytes, &key(keyspace, head[2]));
+            }
+            return Some(rest);
+        }
         _ => (0, geometry.segment_len()),
     };
     let words = (end - start) / 8;
