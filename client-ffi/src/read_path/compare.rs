@@ -19,26 +19,36 @@ impl ReadPath {
     }
 
     fn compare(&self, is_all: bool, pins: &mut Pins) {
-        let pinned_count = pins.pinned_count as u64;
+        let pinned_count = pins.pinned_count;
         // Relaxed: two threads may share turns; only the share counts.
-        let mut turn = self.turns.fetch_add(pinned_count, Ordering::Relaxed);
+        let first_turn = self.turns.fetch_add(pinned_count as u64, Ordering::Relaxed);
         let share = u64::MAX / u64::from(self.check_every);
-        for at in 0..pins.items.len() {
-            let item = pins.items[at];
-            let Some(slot) = item.pinned() else {
-                continue;
-            };
-            // Successive products are spread evenly, whatever the number of keys of a call is.
-            let is_due = turn.wrapping_mul(TURN_FACTOR) <= share;
-            turn = turn.wrapping_add(1);
-            if !is_due || !self.has_changed(&item.found) {
+        let is_whole = pinned_count == pins.items.len();
+        let mut left_out_count = 0;
+        // Successive products are spread evenly, whatever the number of keys of a call is.
+        let mut product = first_turn.wrapping_mul(TURN_FACTOR);
+        for nth in 0..pinned_count {
+            let is_due = product <= share;
+            product = product.wrapping_add(TURN_FACTOR);
+            if !is_due {
                 continue;
             }
-            self.events.report_changed(&item.found);
+            let at = match is_whole {
+                true => Some(nth),
+                false => nth_pinned(&pins.items, nth - left_out_count),
+            };
+            let Some((at, slot)) = at.and_then(|at| Some((at, pins.items[at].pinned()?))) else {
+                continue;
+            };
+            if !self.has_changed(&pins.items[at].found) {
+                continue;
+            }
+            self.events.report_changed(&pins.items[at].found);
             if is_all {
                 pins.items[at] = Item::NOT_FOUND;
                 self.unpin([slot].into_iter());
                 pins.count();
+                left_out_count += 1;
                 continue;
             }
             self.unpin(pins.items[at..].iter().filter_map(Item::pinned));
@@ -59,4 +69,13 @@ impl ReadPath {
         };
         sum_of(&self.payload, offset, len).is_ok_and(|sum| sum != expected)
     }
+}
+
+/// Where the pinned key lies that has `nth` pinned ones before it.
+fn nth_pinned(items: &[Item], nth: usize) -> Option<usize> {
+    let pinned = items
+        .iter()
+        .enumerate()
+        .filter(|(_, item)| item.pinned().is_some());
+    pinned.map(|(at, _)| at).nth(nth)
 }

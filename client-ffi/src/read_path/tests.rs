@@ -449,6 +449,18 @@ fn an_object_that_has_changed_is_a_miss_and_is_not_pinned() {
     assert_eq!(pool.pinned_entries().len(), 8);
     pool.read.release(&mut pins);
     assert_eq!(pool.counted(), (2, (12, 8), 12));
+    // Beside keys that are not there.
+    let some = [
+        keys(99..100),
+        keys(4..5),
+        keys(98..99),
+        keys(7..9),
+        keys(3..4),
+    ]
+    .concat();
+    let mut pins = pool.acquire(&some, true);
+    assert_eq!(places(&pins), "----PP");
+    pool.read.release(&mut pins);
     flip(&pool, 4);
     flip(&pool, 7);
     assert_eq!(places(&pool.acquire(&keys(0..10), false)), "PPPPPPPPPP");
