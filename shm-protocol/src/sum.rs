@@ -15,12 +15,14 @@
 //!   payload words --load, relaxed--> 8 KiB on the stack --crc--> Sum
 //! ```
 
-use crate::view::{OutOfBounds, View};
+use crate::view::{OutOfBounds, View, Words};
 use core::num::NonZeroU64;
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// Words of the private buffer: 8 KiB, which the first cache level holds beside the source.
 const BUFFER_WORDS: usize = 1024;
+/// The same for a small object, for which emptying a large buffer would cost more than its sum.
+const SMALL_BUFFER_WORDS: usize = 64;
 const WORD_BYTES: u64 = 8;
 
 /// The sum of an object.
@@ -69,7 +71,16 @@ impl Summing {
         len_bytes: u64,
     ) -> Result<(), OutOfBounds> {
         let words = payload.words(offset_bytes, len_bytes.div_ceil(WORD_BYTES))?;
-        let mut buffer = [0_u64; BUFFER_WORDS];
+        if words.count() <= SMALL_BUFFER_WORDS {
+            self.add_through::<SMALL_BUFFER_WORDS>(&words, len_bytes);
+        } else {
+            self.add_through::<BUFFER_WORDS>(&words, len_bytes);
+        }
+        Ok(())
+    }
+
+    fn add_through<const BUFFER: usize>(&mut self, words: &Words, len_bytes: u64) {
+        let mut buffer = [0_u64; BUFFER];
         let mut bytes_left = len_bytes as usize;
         let mut next = 0;
         while bytes_left > 0 {
@@ -80,7 +91,6 @@ impl Summing {
             self.digest.update(bytes);
             bytes_left -= bytes.len();
         }
-        Ok(())
     }
 
     /// The sum of all of it.
@@ -147,7 +157,7 @@ mod tests {
             Sum::of_checksum(digest.finalize())
         };
         let view = payload(&mut words);
-        for len in [0, 1, 8191, 8192, 8193, 30_000] {
+        for len in [0, 1, 511, 512, 513, 8191, 8192, 8193, 30_000] {
             assert_eq!(sum_of(&view, 64, len as u64).unwrap(), expected(len));
         }
     }
