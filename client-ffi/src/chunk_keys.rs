@@ -42,17 +42,16 @@ impl ChunkKey {
         (1..=MAX_CHUNK_HASH_BYTES as u32).contains(&self.chunk_hash_len)
     }
 
-    /// The key as the index has it; `None` when the length of its hash is not allowed.
+    /// The key as the index has it; the length of its hash has been checked.
     #[inline]
-    pub(crate) fn canonical(&self, keyspace: KeyspaceId) -> Option<Key> {
-        Key::new(
+    pub(crate) fn canonical(&self, keyspace: KeyspaceId) -> Key {
+        Key::of_checked(
             &self.chunk_hash,
             self.chunk_hash_len,
             self.kv_rank,
             self.object_group_id,
             keyspace,
         )
-        .ok()
     }
 
     /// The key as the index and the socket have it; `index` is its place in the call, for the message.

@@ -373,22 +373,23 @@ impl ReadPath {
         pins: &mut Pins,
     ) {
         pins.reset(keys.len());
-        let items = &mut pins.items;
+        // All at once, which takes less than pushing one by one.
+        pins.items.resize(keys.len(), Item::NOT_FOUND);
+        let mut items = pins.items.iter_mut();
         let mut found_count = 0;
-        self.find_each(keyspace, keys, |found| match found {
-            Some(found) => {
-                items.push(Item::found(found));
-                found_count += 1;
-                true
-            }
-            None => {
-                items.push(Item::NOT_FOUND);
-                is_all
+        self.find_each(keyspace, keys, |found| {
+            let item = items.next();
+            match found {
+                Some(found) => {
+                    if let Some(item) = item {
+                        *item = Item::found(found);
+                        found_count += 1;
+                    }
+                    true
+                }
+                None => is_all,
             }
         });
-        if pins.items.len() < keys.len() {
-            pins.items.resize(keys.len(), Item::NOT_FOUND);
-        }
         pins.pinned_count = self.pin_found(found_count, is_all, pins);
         pins.count_prefix();
         self.leave_out_changed(is_all, pins);

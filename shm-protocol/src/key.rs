@@ -48,22 +48,36 @@ impl Key {
         if !(1..=MAX_CHUNK_HASH_BYTES as u32).contains(&chunk_hash_len) {
             return Err(KeyError::ChunkHashLength(chunk_hash_len));
         }
+        let (rank, group) = (kv_rank, object_group_id);
+        Ok(Key::of_checked(
+            chunk_hash,
+            chunk_hash_len,
+            rank,
+            group,
+            keyspace,
+        ))
+    }
+
+    /// As [`Key::new`] with a length that has been checked. With one that is not allowed it is a key that is in no index.
+    #[inline]
+    pub fn of_checked(
+        chunk_hash: &[u8; MAX_CHUNK_HASH_BYTES],
+        chunk_hash_len: u32,
+        kv_rank: u32,
+        object_group_id: u32,
+        keyspace: KeyspaceId,
+    ) -> Key {
         let mut words = [0; KEY_WORDS];
         let (chunks, _) = chunk_hash.as_chunks::<8>();
         for (word, bytes) in words.iter_mut().zip(chunks) {
             *word = u64::from_le_bytes(*bytes);
         }
         if chunk_hash_len as usize != MAX_CHUNK_HASH_BYTES {
-            for (i, word) in words.iter_mut().take(chunks.len()).enumerate() {
-                let kept = (chunk_hash_len as usize).saturating_sub(i * 8).min(8);
-                if kept < 8 {
-                    *word &= (1 << (kept * 8)) - 1;
-                }
-            }
+            words = padded(words, chunk_hash_len);
         }
         words[4] = u64::from(object_group_id) << 32 | u64::from(kv_rank);
         words[5] = u64::from(chunk_hash_len) << 32 | u64::from(keyspace.0);
-        Ok(Key(words))
+        Key(words)
     }
 
     /// The words of the key.
@@ -134,6 +148,18 @@ impl Key {
     }
 }
 
+/// Clears what lies behind a chunk hash that is shorter than its words. Apart, because most hashes fill them.
+#[inline(never)]
+fn padded(mut words: [u64; KEY_WORDS], chunk_hash_len: u32) -> [u64; KEY_WORDS] {
+    for (i, word) in words.iter_mut().take(MAX_CHUNK_HASH_BYTES / 8).enumerate() {
+        let kept = (chunk_hash_len as usize).saturating_sub(i * 8).min(8);
+        if kept < 8 {
+            *word &= (1 << (kept * 8)) - 1;
+        }
+    }
+    words
+}
+
 /// The two halves of a key's hash: `h0` chooses the bucket, the top 16 bits of `h1` are the tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash {
@@ -142,6 +168,26 @@ pub struct KeyHash {
     /// Gives the tag.
     pub h1: u64,
 }
+
+impl KeyHash {
+    /// The bits that the index looks at, in one word: the top 16 of `h1` over the low 48 of `h0`.
+    #[inline]
+    pub fn packed(self) -> u64 {
+        self.h1 & !HOME_BITS | self.h0 & HOME_BITS
+    }
+
+    /// A hash that the index takes for the one that was packed.
+    #[inline]
+    pub fn from_packed(packed: u64) -> KeyHash {
+        KeyHash {
+            h0: packed,
+            h1: packed,
+        }
+    }
+}
+
+/// Far more bits than an index has buckets.
+const HOME_BITS: u64 = (1 << 48) - 1;
 
 /// The secret of an instance's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,12 +221,16 @@ impl HashSecret {
         // Both factors of each product bear the secret: a factor that somebody could choose to be zero would take the
         // other one out of the hash.
         let (k0, k1) = (self.k0, self.k1);
-        let a = fold(w[0] ^ k0, w[1] ^ k1 ^ C[0]);
-        let b = fold(w[2] ^ k1, w[3] ^ k0 ^ C[1]);
-        let c = fold(w[4] ^ k0.rotate_left(32), w[5] ^ k1.rotate_left(32) ^ C[2]);
+        // What is the same for all keys of a batch is in brackets.
+        let a = fold(w[0] ^ k0, w[1] ^ (k1 ^ C[0]));
+        let b = fold(w[2] ^ k1, w[3] ^ (k0 ^ C[1]));
+        let c = fold(
+            w[4] ^ k0.rotate_left(32),
+            w[5] ^ (k1.rotate_left(32) ^ C[2]),
+        );
         KeyHash {
-            h0: fold(a ^ b.rotate_left(23) ^ k1, c ^ k0 ^ C[3]),
-            h1: fold(b ^ c.rotate_left(29) ^ k0, a ^ k1 ^ C[4]),
+            h0: fold(a ^ b.rotate_left(23) ^ k1, c ^ (k0 ^ C[3])),
+            h1: fold(b ^ c.rotate_left(29) ^ k0, a ^ (k1 ^ C[4])),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! run the protocol's own code.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use core::marker::PhantomData;
 use thiserror::Error;
 
 /// An access that would leave the segment, or is not aligned.
@@ -101,6 +102,20 @@ impl View {
             count: count as usize,
         })
     }
+
+    /// `count` lines from `offset` bytes on.
+    pub fn lines(&self, offset: u64, count: u64) -> Result<Lines, OutOfBounds> {
+        let words = self.words(offset, count.saturating_mul(Line::WORDS as u64))?;
+        Ok(Lines {
+            first: At {
+                base: words.base,
+                #[cfg(loom)]
+                offset: 0,
+            }
+            .plus(words.start),
+            count: count as usize,
+        })
+    }
 }
 
 /// A run of 64-bit words inside a segment, already checked against its length.
@@ -134,27 +149,10 @@ impl Words {
     /// When there is none; callers pass an index that they have masked or checked.
     #[inline]
     pub fn at(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.count, "word {index} of {}", self.count);
+        // Without the numbers in the message, for which they would be kept in memory.
+        assert!(index < self.count, "a word behind the end of its run");
         // SAFETY: as for `get`.
         unsafe { word64(self.base, self.start + index * 8) }
-    }
-
-    /// The eight words from number `first` on, checked once for all of them.
-    ///
-    /// # Panics
-    ///
-    /// When they pass the end; callers pass the first word of a record that they have masked or checked.
-    #[inline]
-    pub fn line(&self, first: usize) -> Line {
-        assert!(
-            first < self.count && self.count - first >= Line::WORDS,
-            "the line at word {first} of {}",
-            self.count
-        );
-        Line {
-            base: self.base,
-            start: self.start + first * 8,
-        }
     }
 
     /// Copies words from number `first` on into `target`, each by one relaxed load; gives how many there were for it.
@@ -173,34 +171,106 @@ impl Words {
     pub fn count(&self) -> usize {
         self.count
     }
+}
 
-    /// Asks the CPU to fetch the cache line of word `index`; a hint without effect on meaning.
+/// A place in a segment: an address, under loom an offset.
+#[derive(Clone, Copy)]
+struct At {
+    base: *const u8,
+    #[cfg(loom)]
+    offset: usize,
+}
+
+impl At {
+    #[inline]
+    fn plus(self, bytes: usize) -> At {
+        At {
+            #[cfg(not(loom))]
+            base: self.base.wrapping_add(bytes),
+            #[cfg(loom)]
+            offset: self.offset + bytes,
+            #[cfg(loom)]
+            base: self.base,
+        }
+    }
+
+    /// The word at this place.
+    ///
+    /// # Safety
+    ///
+    /// The place is inside the mapped bytes and aligned.
+    #[inline]
+    unsafe fn word64<'a>(self) -> &'a AtomicU64 {
+        #[cfg(not(loom))]
+        let offset = 0;
+        #[cfg(loom)]
+        let offset = self.offset;
+        // SAFETY: the caller's promise.
+        unsafe { word64(self.base, offset) }
+    }
+}
+
+/// A run of records of one cache line each inside a segment, already checked against its length.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    first: At,
+    count: usize,
+}
+
+// SAFETY: as for `View`.
+unsafe impl Send for Lines {}
+// SAFETY: as for `View`.
+unsafe impl Sync for Lines {}
+
+impl Lines {
+    /// Line number `index`, checked once for all of its words.
+    ///
+    /// # Panics
+    ///
+    /// When there is none; callers pass an index that they have masked or checked.
+    #[inline]
+    pub fn at(&self, index: usize) -> Line<'_> {
+        // Without numbers, as for a word.
+        assert!(index < self.count, "a line behind the end of its run");
+        Line {
+            first: self.first.plus(index * Line::BYTES),
+            run: PhantomData,
+        }
+    }
+
+    /// Line number `index`, if there is one.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<Line<'_>> {
+        (index < self.count).then(|| self.at(index))
+    }
+
+    /// Asks the CPU to fetch line number `index`, which may be any; a hint without effect on meaning.
     #[inline]
     pub fn prefetch(&self, index: usize) {
         #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
-        if index < self.count {
-            // SAFETY: the address is inside the run; a prefetch never faults.
-            unsafe {
-                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
-                    self.base.add(self.start + index * 8).cast(),
-                );
-            }
+        // SAFETY: a prefetch never faults, wherever it points.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
+                self.first.plus(index.wrapping_mul(Line::BYTES)).base.cast(),
+            );
         }
         #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
         let _ = index;
     }
 }
 
-/// Eight words of a run, as long as a cache line, already checked against the run's length.
+/// Eight words of a segment, as long as a cache line, already checked against its length.
 #[derive(Clone, Copy)]
-pub struct Line {
-    base: *const u8,
-    start: usize,
+pub struct Line<'a> {
+    first: At,
+    run: PhantomData<&'a Lines>,
 }
 
-impl Line {
+impl<'a> Line<'a> {
     /// Words of a line.
     pub const WORDS: usize = 8;
+    /// Bytes of a line.
+    pub const BYTES: usize = Line::WORDS * 8;
 
     /// Word number `index`.
     ///
@@ -208,10 +278,10 @@ impl Line {
     ///
     /// When `index` is not below [`Line::WORDS`]; callers pass constants, for which the check goes away.
     #[inline]
-    pub fn word(&self, index: usize) -> &AtomicU64 {
+    pub fn word(self, index: usize) -> &'a AtomicU64 {
         assert!(index < Line::WORDS, "word {index} of a line");
-        // SAFETY: `Words::line` checked the whole line, and `index` is inside it.
-        unsafe { word64(self.base, self.start + index * 8) }
+        // SAFETY: `Lines::at` checked the whole line, and `index` is inside it.
+        unsafe { self.first.plus(index * 8).word64() }
     }
 }
 

@@ -6,30 +6,14 @@
 
 use super::ReadPath;
 use crate::chunk_keys::ChunkKey;
-use hostkv_shm_protocol::control::reader::Found;
+use hostkv_shm_protocol::control::reader::{Found, IndexReader};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 use hostkv_shm_protocol::key::KeyHash;
 
 /// Keys whose cache misses overlap: more than a core has outstanding misses.
 const BLOCK_KEYS: usize = 64;
-/// The same for shorter calls, for which a large block would be emptied in vain.
-const MEDIUM_BLOCK_KEYS: usize = 32;
-/// The same for short calls.
-const SMALL_BLOCK_KEYS: usize = 8;
-
-/// What the passes know of one key. The key itself is made again for the last pass, which costs less than keeping it.
-#[derive(Clone, Copy)]
-struct Sought {
-    hash: KeyHash,
-    candidate: Option<EntryNumber>,
-}
-
-impl Sought {
-    const NOTHING: Sought = Sought {
-        hash: KeyHash { h0: 0, h1: 0 },
-        candidate: None,
-    };
-}
+/// What stands for a key without a candidate; no index has an entry of this number.
+const NO_CANDIDATE: u64 = u64::MAX;
 
 impl ReadPath {
     /// Looks for keys; `visit` gets the outcomes in order and says whether to go on. The keys' lengths have been checked.
@@ -40,53 +24,65 @@ impl ReadPath {
         keys: &[ChunkKey],
         mut visit: impl FnMut(Option<Found>) -> bool,
     ) {
-        if let [key] = keys {
-            // One key has nothing to overlap with.
-            if let Some(key) = key.canonical(keyspace) {
-                let hash = self.index.hash(&key);
-                let candidate = self.index.locate(hash);
-                visit(candidate.and_then(|candidate| self.index.verify(&key, hash, candidate)));
-            }
-        } else if keys.len() <= SMALL_BLOCK_KEYS {
-            self.find_blocks::<SMALL_BLOCK_KEYS>(keyspace, keys, visit);
-        } else if keys.len() <= MEDIUM_BLOCK_KEYS {
-            self.find_blocks::<MEDIUM_BLOCK_KEYS>(keyspace, keys, visit);
-        } else {
-            self.find_blocks::<BLOCK_KEYS>(keyspace, keys, visit);
-        }
-    }
-
-    #[inline]
-    fn find_blocks<const BLOCK: usize>(
-        &self,
-        keyspace: KeyspaceId,
-        keys: &[ChunkKey],
-        mut visit: impl FnMut(Option<Found>) -> bool,
-    ) {
         // A copy, which no store can change: what it says stays in registers.
         let index = self.index;
-        let mut sought = [Sought::NOTHING; BLOCK];
-        for block in keys.chunks(BLOCK) {
+        if let [key] = keys {
+            // One key has nothing to overlap with.
+            let candidate = index.locate(index.hash(&key.canonical(keyspace)));
+            visit_one(&index, keyspace, key, candidate, &mut visit);
+            return;
+        }
+        // One word a key, so that little has to be emptied: its packed hash after the first pass, its candidate after the
+        // second. The key itself is made again for the last pass, which costs less than keeping it.
+        let mut sought = [0_u64; BLOCK_KEYS];
+        for block in keys.chunks(BLOCK_KEYS) {
             let sought = &mut sought[..block.len()];
             for (key, sought) in block.iter().zip(&mut *sought) {
-                let Some(key) = key.canonical(keyspace) else {
-                    return;
-                };
-                sought.hash = index.hash(&key);
-                index.prefetch(sought.hash);
+                let hash = index.hash(&key.canonical(keyspace));
+                index.prefetch(hash);
+                *sought = hash.packed();
             }
             for sought in &mut *sought {
-                sought.candidate = index.locate(sought.hash);
+                let candidate = index.locate(KeyHash::from_packed(*sought));
+                *sought = candidate.map_or(NO_CANDIDATE, |candidate| u64::from(candidate.0));
             }
             for (key, sought) in block.iter().zip(&*sought) {
-                let found = sought.candidate.and_then(|candidate| {
-                    let key = key.canonical(keyspace)?;
-                    index.verify(&key, sought.hash, candidate)
-                });
-                if !visit(found) {
+                let candidate = match *sought {
+                    NO_CANDIDATE => None,
+                    number => Some(EntryNumber(number as u32)),
+                };
+                if !visit_one(&index, keyspace, key, candidate, &mut visit) {
                     return;
                 }
             }
         }
     }
+}
+
+/// Visits the outcome of one key: its candidate, or if that does not hold it, what the whole search finds.
+///
+/// Two calls of `visit`, so that what is found in the usual way goes there in registers.
+#[inline(always)]
+fn visit_one(
+    index: &IndexReader,
+    keyspace: KeyspaceId,
+    key: &ChunkKey,
+    candidate: Option<EntryNumber>,
+    visit: &mut impl FnMut(Option<Found>) -> bool,
+) -> bool {
+    let Some(candidate) = candidate else {
+        return visit(None);
+    };
+    match index.look(&key.canonical(keyspace), candidate) {
+        Some(found) => visit(Some(found)),
+        None => visit(find_whole(index, keyspace, key)),
+    }
+}
+
+/// The whole search, for a key whose candidate holds another one of the same tag or is changing.
+#[cold]
+#[inline(never)]
+fn find_whole(index: &IndexReader, keyspace: KeyspaceId, key: &ChunkKey) -> Option<Found> {
+    let key = key.canonical(keyspace);
+    index.find(&key, index.hash(&key))
 }

@@ -48,11 +48,22 @@ impl SlotWord {
         (h1 >> TAG_SHIFT) as u16
     }
 
+    /// Its tag; 0 when it is empty.
+    #[inline]
+    pub fn tag(self) -> u16 {
+        (self.0 >> TAG_SHIFT) as u16
+    }
+
+    /// Its entry; `u32::MAX`, which is none, when it is empty.
+    #[inline]
+    pub fn entry(self) -> u32 {
+        (self.0 as u32).wrapping_sub(1)
+    }
+
     /// The entry if the word is not empty and bears this tag.
     #[inline]
     pub fn entry_with_tag(self, tag: u16) -> Option<u32> {
         // The tag first: most words bear another.
-        ((self.0 >> TAG_SHIFT) as u16 == tag && self.0 != 0)
-            .then(|| (self.0 as u32).wrapping_sub(1))
+        (self.tag() == tag && self.0 != 0).then(|| self.entry())
     }
 }

@@ -25,7 +25,7 @@ const _: () = assert!(WORDS * 8 == size_of::<Entry>() && WORDS == crate::view::L
 /// Whether an entry with this sequence number may be read.
 #[inline]
 pub fn is_readable(seq: u64) -> bool {
-    seq >= 2 && seq & 1 == 0
+    seq & 1 == 0 && seq != 0
 }
 
 /// The sequence number that the next publish of an entry gives it.

@@ -20,7 +20,7 @@ pub mod header;
 pub mod reader;
 pub mod writer;
 
-use crate::view::{OutOfBounds, View, Words};
+use crate::view::{Lines, OutOfBounds, View, Words};
 use thiserror::Error;
 
 /// How large the tables are and where they start.
@@ -120,11 +120,11 @@ pub enum ControlError {
     },
 }
 
-/// The two tables as checked runs of words; shared by reader and writer.
+/// The two tables as checked runs of lines; shared by reader and writer.
 #[derive(Clone, Copy)]
 struct Tables {
-    buckets: Words,
-    entries: Words,
+    buckets: Lines,
+    entries: Lines,
     sums: Option<Words>,
     bucket_mask: u64,
     entry_count: u32,
@@ -134,14 +134,8 @@ struct Tables {
 impl Tables {
     fn new(view: &View, geometry: Geometry, max_probe: u32) -> Result<Tables, OutOfBounds> {
         Ok(Tables {
-            buckets: view.words(
-                geometry.buckets_offset(),
-                geometry.bucket_count() * bucket::WORDS as u64,
-            )?,
-            entries: view.words(
-                geometry.entries_offset(),
-                u64::from(geometry.entry_count) * entry::WORDS as u64,
-            )?,
+            buckets: view.lines(geometry.buckets_offset(), geometry.bucket_count())?,
+            entries: view.lines(geometry.entries_offset(), u64::from(geometry.entry_count))?,
             sums: match geometry.sums_offset() {
                 Some(offset) => Some(view.words(offset, u64::from(geometry.entry_count))?),
                 None => None,

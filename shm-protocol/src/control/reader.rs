@@ -68,47 +68,42 @@ impl IndexReader {
     /// First pass: asks for the home bucket's cache line.
     #[inline]
     pub fn prefetch(&self, hash: KeyHash) {
-        self.tables
-            .buckets
-            .prefetch(self.home(hash) * bucket::WORDS);
+        self.tables.buckets.prefetch(self.home(hash));
     }
 
     /// Second pass: the first entry in probe order whose tag is this hash's, with its line asked for.
     ///
     /// It is a candidate only; [`IndexReader::verify`] decides.
-    #[inline]
+    #[inline(always)]
     pub fn locate(&self, hash: KeyHash) -> Option<EntryNumber> {
         let tag = bucket::SlotWord::tag_of(hash.h1);
-        let bucket = self.tables.buckets.line(self.home(hash) * bucket::WORDS);
-        let in_slot = |slot| self.in_slot(bucket, slot, tag);
+        let bucket = self.tables.buckets.at(self.home(hash));
+        // Relaxed: as in `in_slot`.
+        let load = |slot: usize| bucket::SlotWord(bucket.word(slot).load(Ordering::Relaxed));
+        let with_tag = |slot| Some(load(slot)).filter(|word| word.tag() == tag);
         // Slot by slot and not in a loop: most keys lie in the first ones.
-        let found = in_slot(1)
-            .or_else(|| in_slot(2))
-            .or_else(|| in_slot(3))
-            .or_else(|| in_slot(4))
-            .or_else(|| in_slot(5))
-            .or_else(|| in_slot(6))
-            .or_else(|| in_slot(7))
-            .or_else(|| self.locate_beyond(bucket, hash));
-        if let Some(entry) = found {
-            self.tables.entries.prefetch(entry.index() * entry::WORDS);
-        }
-        found
-    }
-
-    /// The search behind a home bucket that has no slot with the hash's tag.
-    #[inline]
-    fn locate_beyond(&self, home: Line, hash: KeyHash) -> Option<EntryNumber> {
-        // Relaxed: as in `walk`.
-        if home.word(bucket::OVERFLOW).load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        self.walk(hash, Some)
+        let word = with_tag(1)
+            .or_else(|| with_tag(2))
+            .or_else(|| with_tag(3))
+            .or_else(|| with_tag(4))
+            .or_else(|| with_tag(5))
+            .or_else(|| with_tag(6))
+            .or_else(|| with_tag(7));
+        let entry = match word {
+            // An empty slot, whose tag is 0, names an entry that there is not.
+            Some(word) if word.entry() < self.tables.entry_count => EntryNumber(word.entry()),
+            Some(_) => self.walk(hash, Some)?,
+            // Relaxed: as in `walk`.
+            None if load(bucket::OVERFLOW).0 == 0 => return None,
+            None => self.walk(hash, Some)?,
+        };
+        self.tables.entries.prefetch(entry.index());
+        Some(entry)
     }
 
     /// The entry of a slot that bears the tag.
     #[inline]
-    fn in_slot(&self, bucket: Line, slot: usize, tag: u16) -> Option<EntryNumber> {
+    fn in_slot(&self, bucket: Line<'_>, slot: usize, tag: u16) -> Option<EntryNumber> {
         // Relaxed: a stale word leads to an entry whose seq or key does not match.
         let word = bucket.word(slot).load(Ordering::Relaxed);
         bucket::SlotWord(word)
@@ -150,8 +145,8 @@ impl IndexReader {
     pub fn seq(&self, entry: EntryNumber) -> u64 {
         self.tables
             .entries
-            .get(entry.index() * entry::WORDS + entry::SEQ)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
+            .get(entry.index())
+            .map_or(0, |line| line.word(entry::SEQ).load(Ordering::Relaxed))
     }
 
     /// The sum of a pinned entry's object, if there is one yet. Only under a pin that holds (after R5).
@@ -174,12 +169,13 @@ impl IndexReader {
     }
 
     /// Calls `visit` for each entry of the chain that bears the hash's tag until it gives something.
+    #[cold]
     #[inline(never)]
     fn walk<T>(&self, hash: KeyHash, mut visit: impl FnMut(EntryNumber) -> Option<T>) -> Option<T> {
         let tag = bucket::SlotWord::tag_of(hash.h1);
         let mut home = self.home(hash);
         for _ in 0..self.tables.max_probe {
-            let bucket = self.tables.buckets.line(home * bucket::WORDS);
+            let bucket = self.tables.buckets.at(home);
             for slot in 1..bucket::WORDS {
                 let found = self.in_slot(bucket, slot, tag).and_then(&mut visit);
                 if found.is_some() {
@@ -196,10 +192,10 @@ impl IndexReader {
         None
     }
 
-    /// Steps R1 and R2 for one entry.
+    /// Whether this entry holds `key` and is readable now (steps R1 and R2), without a look at the rest of the chain.
     #[inline]
-    fn look(&self, key: &Key, entry: EntryNumber) -> Option<Found> {
-        let line = self.tables.entries.line(entry.index() * entry::WORDS);
+    pub fn look(&self, key: &Key, entry: EntryNumber) -> Option<Found> {
+        let line = self.tables.entries.at(entry.index());
         let load = |word: usize| line.word(word).load(Ordering::Relaxed);
         let seq = load(entry::SEQ);
         // Acquire: pairs with the release store D6, so that the fields are at least that generation's.

@@ -101,7 +101,8 @@ impl IndexWriter {
         let word = bucket::SlotWord::new(bucket::SlotWord::tag_of(hash.h1), entry.0);
         self.tables
             .buckets
-            .at(target * bucket::WORDS + slot)
+            .at(target)
+            .word(slot)
             // Release: who finds the key behind a bucket also finds that bucket's overflow count raised.
             .store(word.0, Ordering::Release);
         Ok(())
@@ -117,7 +118,8 @@ impl IndexWriter {
                 if self.bucket_word(at, slot) == word.0 {
                     self.tables
                         .buckets
-                        .at(at * bucket::WORDS + slot)
+                        .at(at)
+                        .word(slot)
                         // Release: cleared before the counts of the buckets before it are lowered.
                         .store(0, Ordering::Release);
                     let mut passed = home;
@@ -295,19 +297,20 @@ impl IndexWriter {
         // Relaxed: this thread is the only writer.
         self.tables
             .buckets
-            .at(at * bucket::WORDS + word)
+            .at(at)
+            .word(word)
             .load(Ordering::Relaxed)
     }
 
     fn move_overflow(&mut self, at: usize, by: i64) {
-        let word = self.tables.buckets.at(at * bucket::WORDS);
+        let word = self.tables.buckets.at(at).word(bucket::OVERFLOW);
         let count = word.load(Ordering::Relaxed).wrapping_add_signed(by);
         // Release: keeps the order of count and slot word that `link` and `unlink` rely on.
         word.store(count, Ordering::Release);
     }
 
     fn entry_word(&self, entry: EntryNumber, word: usize) -> &crate::sync::AtomicU64 {
-        self.tables.entries.at(entry.index() * entry::WORDS + word)
+        self.tables.entries.at(entry.index()).word(word)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::id::EntryNumber;
 use crate::key::{KEY_WORDS, Key};
 use crate::status::Status;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::view::{Line, OutOfBounds, View, Words};
+use crate::view::{Line, Lines, OutOfBounds, View};
 use core::mem::offset_of;
 
 /// Records of the commit ring of a session that has one.
@@ -71,7 +71,7 @@ pub struct TakenCommit {
 #[derive(Clone, Copy)]
 pub struct Commits {
     view: View,
-    records: Words,
+    records: Lines,
     /// The ring has two to this power of places.
     capacity_log2: u32,
 }
@@ -88,9 +88,9 @@ impl Commits {
         Ok(Some(Commits {
             view,
             capacity_log2: geometry.commit_capacity.trailing_zeros(),
-            records: view.words(
+            records: view.lines(
                 geometry.commits_offset(),
-                u64::from(geometry.commit_capacity) * Line::WORDS as u64,
+                u64::from(geometry.commit_capacity),
             )?,
         }))
     }
@@ -107,9 +107,9 @@ impl Commits {
     }
 
     #[inline]
-    fn record(&self, position: u64) -> Line {
+    fn record(&self, position: u64) -> Line<'_> {
         let place = (position & (self.capacity() - 1)) as usize;
-        self.records.line(place * Line::WORDS)
+        self.records.at(place)
     }
 
     /// Client: claims `count` places that follow each other, if so many are free; gives the first position. `done` is the

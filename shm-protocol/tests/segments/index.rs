@@ -216,6 +216,9 @@ fn keys_with_one_tag_are_told_apart_by_their_bytes() {
         EntryNumber(11)
     );
     assert_eq!(reader.locate(hash(0, 0)), Some(EntryNumber(11)));
+    // Nor does a slot before it that has been emptied hide it.
+    control.writer().unlink(EntryNumber(7), hash(0, 77));
+    assert_eq!(reader.locate(hash(1, 0)), Some(EntryNumber(11)));
 }
 
 #[test]
