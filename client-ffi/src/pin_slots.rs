@@ -54,6 +54,27 @@ impl Note {
     }
 }
 
+/// Where the note of a slot that was taken is to stand.
+pub(crate) struct NotePlace<'a>(&'a AtomicU64);
+
+impl NotePlace<'_> {
+    /// Notes what the slot is to hold; before [`SlotPool::add`].
+    #[inline]
+    pub(crate) fn note(self, entry: EntryNumber, units: u32) {
+        // Relaxed: the sum's AcqRel carries the notes to whoever adds after us.
+        self.0.store(Note::new(entry, units).0, Ordering::Relaxed);
+    }
+}
+
+/// Slots that were taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// How many.
+    pub(crate) count: usize,
+    /// One more than the highest of them.
+    pub(crate) slots_end: u32,
+}
+
 /// A pin that is about to be made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
@@ -99,16 +120,22 @@ impl SlotPool {
         }
     }
 
-    /// Takes up to `count` slots and hands each to `taken`; gives how many there were. A thread begins at a word of its
+    /// Takes up to `count` slots and hands each to `taken`, with the place of its note. A thread begins at a word of its
     /// own, one of the first few so that scans stay short, and takes the lowest free slots from there on.
     #[inline]
-    pub(crate) fn take(&self, count: usize, taken: impl FnMut(u32)) -> usize {
+    pub(crate) fn take(&self, count: usize, taken: impl FnMut(u32, NotePlace<'_>)) -> Taken {
         self.take_from(lane() % LANES.min(self.free.len()), count, taken)
     }
 
     #[inline]
-    fn take_from(&self, first: usize, count: usize, mut taken: impl FnMut(u32)) -> usize {
+    fn take_from(
+        &self,
+        first: usize,
+        count: usize,
+        mut taken: impl FnMut(u32, NotePlace<'_>),
+    ) -> Taken {
         let mut left = count;
+        let mut slots_end = 0;
         let mut word_index = first;
         for _ in 0..self.free.len() {
             if left == 0 {
@@ -128,8 +155,17 @@ impl SlotPool {
                         let mut bits = free & !kept;
                         left -= bits.count_ones() as usize;
                         while bits != 0 {
-                            taken(word_index as u32 * 64 + bits.trailing_zeros());
-                            bits &= bits - 1;
+                            // Run by run: mostly there is one.
+                            let start = bits.trailing_zeros();
+                            let len = (!(bits >> start)).trailing_zeros();
+                            let first = word_index as u32 * 64 + start;
+                            slots_end = slots_end.max(first + len);
+                            let notes = &self.notes[first as usize..(first + len) as usize];
+                            for (slot, note) in (first..).zip(notes) {
+                                taken(slot, NotePlace(note));
+                            }
+                            // In two steps, because a run may be as long as the word.
+                            bits &= (u64::MAX << start) << (len - 1) << 1;
                         }
                         break;
                     }
@@ -141,15 +177,10 @@ impl SlotPool {
                 word_index = 0;
             }
         }
-        count - left
-    }
-
-    /// Notes what a slot that was taken is to hold; before [`SlotPool::add`].
-    #[inline]
-    pub(crate) fn note(&self, want: &Wanted) {
-        // Relaxed: the sum's AcqRel carries the notes to whoever adds after us.
-        self.note_of(want.slot)
-            .store(Note::new(want.entry, want.units).0, Ordering::Relaxed);
+        Taken {
+            count: count - left,
+            slots_end,
+        }
     }
 
     /// Adds the units of what has been noted; whether the quota allows all of it by the sum alone. If not,
@@ -215,6 +246,7 @@ impl SlotPool {
     pub(crate) fn forgotten(&self) -> Forgotten<'_> {
         Forgotten {
             pool: self,
+            notes: &self.notes,
             units: 0,
             word: 0,
             bits: 0,
@@ -233,10 +265,6 @@ impl SlotPool {
             // Release: pairs with `take`'s Acquire.
             self.free[word].0.fetch_or(bits, Ordering::Release);
         }
-    }
-
-    fn note_of(&self, slot: u32) -> &AtomicU64 {
-        &self.notes[slot as usize]
     }
 
     /// The most that may be pinned, in units.
@@ -260,13 +288,16 @@ impl SlotPool {
     }
 }
 
-/// Slots that are forgotten together: their notes are wiped one by one, and with the end of this value their bytes are
-/// taken off and they are free.
+/// Slots that are forgotten together: their notes are wiped one by one, and with [`Forgotten::finish`] their bytes are
+/// taken off and they are free. Not at its drop, because what a drop needs is kept in memory and not in registers.
 ///
 /// Slots lie in runs, so those of one word of the bitmap are made free together. A word that ends before the others makes
 /// its slots free before their bytes are taken off: until then the sum is too high, and who finds it so counts entries.
+#[must_use = "without `finish` the slots stay taken"]
 pub(crate) struct Forgotten<'a> {
     pool: &'a SlotPool,
+    /// Those of the pool, at hand.
+    notes: &'a [AtomicU64],
     units: u64,
     word: usize,
     bits: u64,
@@ -276,7 +307,7 @@ impl Forgotten<'_> {
     /// Forgets what one slot held. After R7.
     #[inline]
     pub(crate) fn add(&mut self, slot: u32) {
-        let note = self.pool.note_of(slot);
+        let note = &self.notes[slot as usize];
         self.units += Note(note.load(Ordering::Relaxed)).units();
         // Release: pairs with `count_distinct`; who sees the note gone is ordered after R7.
         note.store(0, Ordering::Release);
@@ -288,11 +319,10 @@ impl Forgotten<'_> {
         }
         self.bits |= 1 << (slot % 64);
     }
-}
 
-impl Drop for Forgotten<'_> {
+    /// Takes the bytes off and makes the slots free.
     #[inline]
-    fn drop(&mut self) {
+    pub(crate) fn finish(self) {
         // AcqRel: the clears come before the room that this makes; pairs with `add`.
         self.pool
             .pinned_units

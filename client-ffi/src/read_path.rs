@@ -8,7 +8,7 @@
 //!   keys --prefetch all--> --locate all--> --verify all (R1, R2)-->                     find.rs
 //!        slots, quota --R3 all--> R4 once --R5 all-->                                    pinning.rs
 //!        --compare some or all with their sums-->                                        compare.rs
-//!   pins --check: seq - q <= 1--> --release: counters, touches in reverse order, R7, give slots back-->
+//!   pins --check: seq - q <= 1--> --release: counters; for each key, the last first: check, R7; give slots back; touches-->
 //! ```
 //!
 //! The steps R1 to R7 and why they are safe are in [`hostkv_shm_protocol::lease::pins`].
@@ -194,17 +194,35 @@ impl TouchFilter {
             seen: Box::new([const { AtomicU64::new(u64::MAX) }; FILTER_WORDS]),
         }
     }
+}
 
+#[inline]
+fn is_new_touch(seen: &[AtomicU64; FILTER_WORDS], entry: EntryNumber, tick: u64) -> bool {
+    let seen = &seen[entry.index() % FILTER_WORDS];
+    let now = tick << 32 | u64::from(entry.0);
+    // Relaxed: a race lets one touch more through.
+    if seen.load(Ordering::Relaxed) == now {
+        return false;
+    }
+    seen.store(now, Ordering::Relaxed);
+    true
+}
+
+/// The unit of extents, i.e. the pool's alignment.
+#[derive(Clone, Copy)]
+struct Unit {
+    bytes: u64,
+    /// `bytes` is two to this power.
+    log2: u32,
+}
+
+impl Unit {
+    /// An extent's units, rounded up.
     #[inline]
-    fn is_new(&self, entry: EntryNumber, tick: u64) -> bool {
-        let seen = &self.seen[entry.index() % FILTER_WORDS];
-        let now = tick << 32 | u64::from(entry.0);
-        // Relaxed: a race lets one touch more through.
-        if seen.load(Ordering::Relaxed) == now {
-            return false;
-        }
-        seen.store(now, Ordering::Relaxed);
-        true
+    fn count(self, extent: Extent) -> u32 {
+        let rounded_up = u64::from(extent.len_bytes) + self.bytes - 1;
+        // At most 32 bits: the length has 32 and the unit is at least 1 byte.
+        (rounded_up >> self.log2) as u32
     }
 }
 
@@ -221,9 +239,7 @@ pub(crate) struct ReadPath {
     pub(crate) events: ReadEvents,
     instance: [u64; 2],
     daemon_thread_id: u32,
-    align_bytes: u64,
-    /// The alignment is two to this power.
-    align_log2: u32,
+    unit: Unit,
     payload_len: u64,
     payload: View,
     /// One acquired object in this many is compared with its sum; 0 = none.
@@ -283,8 +299,10 @@ impl ReadPath {
             events: ReadEvents::new(header, lease, &geometry)?,
             instance: hello.instance_id.words(),
             daemon_thread_id: hello.daemon_thread_id,
-            align_bytes: hello.align_bytes,
-            align_log2: hello.align_bytes.trailing_zeros(),
+            unit: Unit {
+                bytes: hello.align_bytes,
+                log2: hello.align_bytes.trailing_zeros(),
+            },
             payload_len: hello.capacity_bytes,
             payload,
             check_every: header.check_every(),
@@ -452,37 +470,45 @@ impl ReadPath {
             .all(|item| is_honoured(&self.index, &item.found))
     }
 
-    /// Ends the pins: the verdict of [`ReadPath::check`], the counter of keys read, the touches, then R7.
+    /// Ends the pins: the counter of keys read, then for each key the verdict of [`ReadPath::check`] and R7, and the
+    /// touches.
     ///
     /// The touches tell the daemon what was read, the last key first, so that the tail of a prefix is colder than its
     /// head.
     pub(crate) fn release(&self, pins: &mut Pins) -> bool {
         let mut is_valid = true;
         if pins.pinned_count != 0 {
+            // Before the slots are cleared: whoever finds the pins gone also finds the keys counted.
+            self.counters
+                .add(Counter::L1ReadKeys, pins.pinned_count as u64);
             // Acquire: as in `check`.
             fence(Ordering::Acquire);
             let tick = self.heartbeat_tick();
             let Pins { items, touched, .. } = &mut *pins;
             touched.clear();
-            // A copy, as in `find_blocks`.
-            let index = self.index;
-            for item in items.iter().rev().filter(|item| item.pinned().is_some()) {
+            // Copies, as in `find_each`.
+            let (index, slots, seen) = (self.index, self.slots, &*self.filter.seen);
+            let mut forgotten = self.pool.forgotten();
+            for item in items.iter().rev() {
+                let Some(slot) = item.pinned() else {
+                    continue;
+                };
+                // Before the slot is cleared: a pin that is gone is honoured no longer.
                 is_valid &= is_honoured(&index, &item.found);
-                if self.filter.is_new(item.found.entry, tick) {
+                slots.clear(slot as usize);
+                forgotten.add(slot);
+                if is_new_touch(seen, item.found.entry, tick) {
                     touched.push(item.found.entry);
                 }
             }
-            // Before the slots are cleared: whoever finds the pins gone also finds the keys counted.
-            self.counters
-                .add(Counter::L1ReadKeys, pins.pinned_count as u64);
-            if !pins.touched.is_empty() {
-                let overflows = self.recency.touch_all(&pins.touched);
+            forgotten.finish();
+            if !touched.is_empty() {
+                let overflows = self.recency.touch_all(touched);
                 if overflows != 0 {
                     self.counters
                         .add(Counter::RecencyOverflows, overflows as u64);
                 }
             }
-            self.unpin(pins.pinned());
         }
         pins.reset(0);
         is_valid
@@ -491,7 +517,7 @@ impl ReadPath {
     /// Offset and length of a pinned key's object in bytes, checked against the mapped payload.
     #[inline]
     pub(crate) fn byte_range(&self, extent: Extent) -> Option<(u64, u64)> {
-        extent.byte_range(self.align_bytes, self.payload_len)
+        extent.byte_range(self.unit.bytes, self.payload_len)
     }
 
     /// Pin slots of the session.
@@ -501,7 +527,7 @@ impl ReadPath {
 
     /// The most distinct bytes that the session may pin.
     pub(crate) fn pin_quota_bytes(&self) -> u64 {
-        self.pool.quota_units() * self.align_bytes
+        self.pool.quota_units() * self.unit.bytes
     }
 }
 

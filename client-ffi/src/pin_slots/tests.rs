@@ -5,19 +5,24 @@ use hostkv_shm_protocol::sync::AtomicU32;
 
 fn take(pool: &SlotPool, count: usize) -> Vec<u32> {
     let mut slots = Vec::new();
-    let got = pool.take_from(0, count, |slot| slots.push(slot));
-    assert_eq!(got, slots.len());
+    let taken = pool.take_from(0, count, |slot, _| slots.push(slot));
+    assert_eq!(taken.count, slots.len());
+    let slots_end = slots.iter().max().map_or(0, |slot| slot + 1);
+    assert_eq!(taken.slots_end, slots_end);
     slots
 }
 
 fn forget(pool: &SlotPool, slots: impl Iterator<Item = u32>) {
     let mut forgotten = pool.forgotten();
     slots.for_each(|slot| forgotten.add(slot));
+    forgotten.finish();
 }
 
 /// Notes and adds the wanted pins, as the read path does, and says how many the quota allows.
 fn admit(pool: &SlotPool, wanted: &[Wanted], scratch: &mut QuotaScratch) -> usize {
-    wanted.iter().for_each(|want| pool.note(want));
+    for want in wanted {
+        NotePlace(&pool.notes[want.slot as usize]).note(want.entry, want.units);
+    }
     if pool.add(wanted.iter().map(|want| u64::from(want.units)).sum()) {
         return wanted.len();
     }
@@ -51,7 +56,7 @@ fn a_thread_begins_at_a_word_of_its_own_and_goes_round_to_all_others() {
     let pool = SlotPool::new(150, 1000);
     let take_from = |first: usize, count: usize| {
         let mut slots = Vec::new();
-        pool.take_from(first, count, |slot| slots.push(slot));
+        pool.take_from(first, count, |slot, _| slots.push(slot));
         slots
     };
     assert_eq!(take_from(1, 3), [64, 65, 66]);

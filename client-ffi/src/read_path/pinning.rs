@@ -8,7 +8,6 @@
 
 use super::{Item, Pins, Place, ReadPath, Shortage};
 use crate::pin_slots::Wanted;
-use hostkv_shm_protocol::extent::Extent;
 use hostkv_shm_protocol::lease::pins::pin_fence;
 use hostkv_shm_protocol::sync::Ordering;
 
@@ -25,9 +24,9 @@ impl ReadPath {
         }
         // R4: once for the batch.
         pin_fence();
-        // A copy, as in `find_blocks`.
+        // A copy, as in `find_each`.
         let index = self.index;
-        let mut pinned_count = 0;
+        let mut pinned_count = named_count;
         let mut run_end = None;
         for (at, item) in pins.items.iter_mut().enumerate() {
             let Place::Named(slot) = item.place else {
@@ -35,10 +34,10 @@ impl ReadPath {
             };
             if index.is_current(&item.found) {
                 item.place = Place::Pinned(slot);
-                pinned_count += 1;
             } else if is_all {
                 *item = Item::NOT_FOUND;
                 self.unpin([slot].into_iter());
+                pinned_count -= 1;
             } else {
                 run_end = Some(at);
                 break;
@@ -46,6 +45,7 @@ impl ReadPath {
         }
         if let Some(end) = run_end {
             let behind = &mut pins.items[end..];
+            pinned_count -= behind.iter().filter_map(Item::named).count();
             self.unpin(behind.iter().filter_map(Item::named));
             behind.fill(Item::NOT_FOUND);
             pins.shortage = None;
@@ -64,18 +64,18 @@ impl ReadPath {
             pins.shortage = Some(Shortage::Gate);
             return 0;
         }
+        let unit = self.unit;
         let mut units = 0;
-        let mut slots_end = 0;
         let mut found = pins.items.iter_mut().filter(|i| i.place == Place::Found);
-        let mut named_count = self.pool.take(found_count, |slot| {
+        let taken = self.pool.take(found_count, |slot, note| {
             if let Some(item) = found.next() {
                 item.place = Place::Named(slot);
-                let want = self.wanted(slot, item);
-                self.pool.note(&want);
-                units += u64::from(want.units);
-                slots_end = slots_end.max(slot + 1);
+                let of_item = unit.count(item.found.extent);
+                note.note(item.found.entry, of_item);
+                units += u64::from(of_item);
             }
         });
+        let mut named_count = taken.count;
         if named_count < found_count {
             pins.shortage = Some(Shortage::Slots);
         }
@@ -83,7 +83,7 @@ impl ReadPath {
             named_count = self.refuse_beyond_quota(named_count, pins);
         }
         if named_count != 0 {
-            self.slots.raise_high_water(slots_end);
+            self.slots.raise_high_water(taken.slots_end);
         }
         let slots = self.slots;
         for item in &pins.items {
@@ -112,7 +112,7 @@ impl ReadPath {
         let mut refused = quota.wanted[admitted..].iter().map(|want| want.slot);
         let mut forgotten = self.pool.forgotten();
         refused.clone().for_each(|slot| forgotten.add(slot));
-        drop(forgotten);
+        forgotten.finish();
         // Items and wanted pins are in the same order.
         let mut next = refused.next();
         for item in items.iter_mut() {
@@ -144,6 +144,7 @@ impl ReadPath {
             pin_slots.clear(slot as usize);
             forgotten.add(slot);
         }
+        forgotten.finish();
     }
 
     #[inline]
@@ -151,15 +152,8 @@ impl ReadPath {
         Wanted {
             slot,
             entry: item.found.entry,
-            units: self.units(item.found.extent),
+            units: self.unit.count(item.found.extent),
         }
-    }
-
-    #[inline]
-    fn units(&self, extent: Extent) -> u32 {
-        let rounded_up = u64::from(extent.len_bytes) + self.align_bytes - 1;
-        // At most 32 bits: the length has 32 and the alignment is at least 1.
-        (rounded_up >> self.align_log2) as u32
     }
 }
 
