@@ -16,11 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=5
 # keys, mode, instructions of one acquire and release
 table='
-1 off 1884
-32 off 10458
-256 off 71948
-32 on 11495
-256 sampled 75892
+1 off 1679
+32 off 10333
+256 off 72321
+32 on 11389
+256 sampled 76525
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }

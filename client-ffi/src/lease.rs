@@ -97,11 +97,13 @@ impl Lease {
         verdict(self.end())
     }
 
+    /// Ends it unless it has ended, which is told without a call.
     #[inline]
     fn end(&mut self) -> bool {
-        let Some(mut held) = self.held.take() else {
-            return true;
-        };
+        self.held.take().is_none_or(Lease::end_held)
+    }
+
+    fn end_held(mut held: Box<Handle>) -> bool {
         let Some(session) = held.session.take() else {
             return true;
         };

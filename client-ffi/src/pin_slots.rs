@@ -124,7 +124,12 @@ impl SlotPool {
     /// own, one of the first few so that scans stay short, and takes the lowest free slots from there on.
     #[inline]
     pub(crate) fn take(&self, count: usize, taken: impl FnMut(u32, NotePlace<'_>)) -> Taken {
-        self.take_from(lane() % LANES.min(self.free.len()), count, taken)
+        let first = match self.free.len() {
+            words if words < LANES => lane() % words,
+            // The common case, apart for a divisor that is known.
+            _ => lane() % LANES,
+        };
+        self.take_from(first, count, taken)
     }
 
     #[inline]
@@ -153,12 +158,12 @@ impl SlotPool {
                 {
                     Ok(_) => {
                         let mut bits = free & !kept;
-                        left -= bits.count_ones() as usize;
                         while bits != 0 {
                             // Run by run: mostly there is one.
                             let start = bits.trailing_zeros();
                             let len = (!(bits >> start)).trailing_zeros();
                             let first = word_index as u32 * 64 + start;
+                            left -= len as usize;
                             slots_end = slots_end.max(first + len);
                             let notes = &self.notes[first as usize..(first + len) as usize];
                             for (slot, note) in (first..).zip(notes) {
@@ -335,7 +340,7 @@ impl Forgotten<'_> {
 /// `free` without its `count` lowest set bits.
 #[inline]
 fn without_lowest(free: u64, count: usize) -> u64 {
-    if count >= free.count_ones() as usize {
+    if count >= u64::BITS as usize {
         return 0;
     }
     let run = (1 << count) - 1;
@@ -346,7 +351,7 @@ fn without_lowest(free: u64, count: usize) -> u64 {
     }
     let mut kept = free;
     for _ in 0..count {
-        kept &= kept - 1;
+        kept &= kept.wrapping_sub(1);
     }
     kept
 }

@@ -244,8 +244,8 @@ pub(crate) struct ReadPath {
     payload: View,
     /// One acquired object in this many is compared with its sum; 0 = none.
     check_every: u32,
-    /// Objects acquired so far, to choose those that are compared.
-    turns: AtomicU64,
+    /// Chooses the objects that are compared.
+    turns: compare::Turns,
 }
 
 impl ReadPath {
@@ -306,7 +306,9 @@ impl ReadPath {
             payload_len: hello.capacity_bytes,
             payload,
             check_every: header.check_every(),
-            turns: AtomicU64::new(hello.session_id.0.wrapping_mul(compare::TURN_FACTOR)),
+            turns: compare::Turns(AtomicU64::new(
+                hello.session_id.0.wrapping_mul(compare::TURN_FACTOR),
+            )),
         })
     }
 

@@ -14,13 +14,16 @@ pub(crate) fn is_printable_ascii(bytes: &[u8]) -> bool {
         (word | word.wrapping_sub(EACH * u64::from(b' ')) | word.wrapping_add(EACH)) & TOP
     };
     let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    words
-        .iter()
-        .chain([&last])
-        .fold(0, |found, word| found | odd(u64::from_le_bytes(*word)))
-        == 0
+    let last = match bytes.last_chunk() {
+        // Some bytes are looked at twice.
+        Some(last) => u64::from_le_bytes(*last),
+        None => rest.iter().fold(EACH * u64::from(b' '), |word, byte| {
+            word << 8 | u64::from(*byte)
+        }),
+    };
+    words.iter().fold(odd(last), |found, word| {
+        found | odd(u64::from_le_bytes(*word))
+    }) == 0
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 use super::{Item, Pins, ReadPath};
 use hostkv_shm_protocol::control::reader::Found;
 use hostkv_shm_protocol::sum::sum_of;
-use hostkv_shm_protocol::sync::Ordering;
+use hostkv_shm_protocol::sync::{AtomicU64, Ordering};
 
 /// 2^64 divided by the golden ratio: the multiples of it, modulo 2^64, are spread evenly.
 pub(super) const TURN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Objects acquired so far; on a line of its own, because every call of every thread changes it.
+#[repr(align(64))]
+pub(super) struct Turns(pub(super) AtomicU64);
 
 impl ReadPath {
     /// Compares pinned objects with their sums, all or a sample, as the daemon wants it. One that has changed was not
@@ -20,8 +24,10 @@ impl ReadPath {
 
     fn compare(&self, is_all: bool, pins: &mut Pins) {
         let pinned_count = pins.pinned_count;
-        // Relaxed: two threads may share turns; only the share counts.
-        let first_turn = self.turns.fetch_add(pinned_count as u64, Ordering::Relaxed);
+        // Relaxed, and no exchange: two threads may share turns; only the share counts.
+        let first_turn = self.turns.0.load(Ordering::Relaxed);
+        let next_turn = first_turn.wrapping_add(pinned_count as u64);
+        self.turns.0.store(next_turn, Ordering::Relaxed);
         let share = u64::MAX / u64::from(self.check_every);
         let is_whole = pinned_count == pins.items.len();
         let mut left_out_count = 0;
