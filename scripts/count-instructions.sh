@@ -16,11 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=5
 # keys, mode, instructions of one acquire and release
 table='
-1 off 1679
-32 off 10333
-256 off 72321
-32 on 11389
-256 sampled 76525
+1 off 1691
+32 off 10046
+256 off 69634
+32 on 11090
+256 sampled 74162
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }

@@ -488,22 +488,7 @@ impl ReadPath {
             let tick = self.heartbeat_tick();
             let Pins { items, touched, .. } = &mut *pins;
             touched.clear();
-            // Copies, as in `find_each`.
-            let (index, slots, seen) = (self.index, self.slots, &*self.filter.seen);
-            let mut forgotten = self.pool.forgotten();
-            for item in items.iter().rev() {
-                let Some(slot) = item.pinned() else {
-                    continue;
-                };
-                // Before the slot is cleared: a pin that is gone is honoured no longer.
-                is_valid &= is_honoured(&index, &item.found);
-                slots.clear(slot as usize);
-                forgotten.add(slot);
-                if is_new_touch(seen, item.found.entry, tick) {
-                    touched.push(item.found.entry);
-                }
-            }
-            forgotten.finish();
+            is_valid = self.clear_all(items, tick, touched);
             if !touched.is_empty() {
                 let overflows = self.recency.touch_all(touched);
                 if overflows != 0 {
@@ -513,6 +498,31 @@ impl ReadPath {
             }
         }
         pins.reset(0);
+        is_valid
+    }
+
+    /// Clears the pins of a lease, the last first; gives the verdict, and the entries whose touch is new in this tick.
+    ///
+    /// A function of its own, so that its loop has all registers.
+    #[inline(never)]
+    fn clear_all(&self, items: &[Item], tick: u64, touched: &mut Vec<EntryNumber>) -> bool {
+        // Copies, as in `find_each`.
+        let (index, slots, seen) = (self.index, self.slots, &*self.filter.seen);
+        let mut is_valid = true;
+        let mut forgotten = self.pool.forgotten();
+        for item in items.iter().rev() {
+            let Some(slot) = item.pinned() else {
+                continue;
+            };
+            // Before the slot is cleared: a pin that is gone is honoured no longer.
+            is_valid &= is_honoured(&index, &item.found);
+            slots.clear(slot as usize);
+            forgotten.add(slot);
+            if is_new_touch(seen, item.found.entry, tick) {
+                touched.push(item.found.entry);
+            }
+        }
+        forgotten.finish();
         is_valid
     }
 

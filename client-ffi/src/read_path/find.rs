@@ -37,15 +37,8 @@ impl ReadPath {
         let mut sought = [0_u64; BLOCK_KEYS];
         for block in keys.chunks(BLOCK_KEYS) {
             let sought = &mut sought[..block.len()];
-            for (key, sought) in block.iter().zip(&mut *sought) {
-                let hash = index.hash(&key.canonical(keyspace));
-                index.prefetch(hash);
-                *sought = hash.packed();
-            }
-            for sought in &mut *sought {
-                let candidate = index.locate(KeyHash::from_packed(*sought));
-                *sought = candidate.map_or(NO_CANDIDATE, |candidate| u64::from(candidate.0));
-            }
+            hash_all(&index, keyspace, block, sought);
+            locate_all(&index, sought);
             for (key, sought) in block.iter().zip(&*sought) {
                 let candidate = match *sought {
                     NO_CANDIDATE => None,
@@ -56,6 +49,27 @@ impl ReadPath {
                 }
             }
         }
+    }
+}
+
+// The first two passes are functions of their own, so that each has all registers for its loop.
+
+/// First pass: the packed hashes of all keys, and their buckets asked for.
+#[inline(never)]
+fn hash_all(index: &IndexReader, keyspace: KeyspaceId, keys: &[ChunkKey], sought: &mut [u64]) {
+    for (key, sought) in keys.iter().zip(sought) {
+        let hash = index.hash(&key.canonical(keyspace));
+        index.prefetch(hash);
+        *sought = hash.packed();
+    }
+}
+
+/// Second pass: the candidates of all packed hashes, and their entries asked for.
+#[inline(never)]
+fn locate_all(index: &IndexReader, sought: &mut [u64]) {
+    for sought in sought {
+        let candidate = index.locate(KeyHash::from_packed(*sought));
+        *sought = candidate.map_or(NO_CANDIDATE, |candidate| u64::from(candidate.0));
     }
 }
 

@@ -203,13 +203,11 @@ impl IndexReader {
         if !entry::is_readable(seq) {
             return None;
         }
-        let differs = key
-            .words()
-            .iter()
-            .enumerate()
-            .fold(0, |acc, (i, word)| acc | (load(entry::KEY + i) ^ word));
-        if differs != 0 {
-            return None;
+        // Word by word, so that few of them are held at a time.
+        for (i, word) in key.words().iter().enumerate() {
+            if load(entry::KEY + i) != *word {
+                return None;
+            }
         }
         Some(Found {
             entry,
