@@ -16,11 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=5
 # keys, mode, instructions of one acquire and release
 table='
-1 off 1691
-32 off 10046
-256 off 69634
-32 on 11090
-256 sampled 74162
+1 off 1719
+32 off 10095
+256 off 69911
+32 on 11129
+256 sampled 73846
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }

@@ -26,7 +26,7 @@ impl Reader {
         mut look: impl FnMut(usize, u64, u64),
     ) -> (usize, bool) {
         let mut pins = Pins::default();
-        self.0.acquire(keyspace, keys, true, &mut pins);
+        self.0.acquire(keyspace, keys, true, None, &mut pins);
         for (at, item) in pins.items.iter().enumerate() {
             if matches!(item.place, crate::read_path::Place::Pinned(_))
                 && let Some((offset, len)) = self.0.byte_range(item.found.extent)

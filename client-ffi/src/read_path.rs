@@ -21,6 +21,7 @@ use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::events::{Caller, ReadEvents};
 use crate::pin_slots::{QuotaScratch, SlotPool};
+use find::Ahead;
 use hostkv_shm_protocol::control::header::{HeaderView, State, flags};
 use hostkv_shm_protocol::control::reader::{Found, IndexReader};
 use hostkv_shm_protocol::extent::Extent;
@@ -359,7 +360,7 @@ impl ReadPath {
     ) -> usize {
         let mut prefix_count = 0;
         let mut index = 0;
-        self.find_each(keyspace, keys, |found| {
+        self.find_each(keyspace, keys, None, |found| {
             // R5 without a pin: the key was there when it was looked at.
             let is_there = found.is_some_and(|found| self.index.is_current(&found));
             if is_there && prefix_count == index {
@@ -384,12 +385,13 @@ impl ReadPath {
     }
 
     /// Pins the leading run of present keys, or with `is_all` every present key, and counts the read request.
-    /// The keys' lengths have been checked.
+    /// The keys' lengths have been checked. `ahead` is what has been done for the same keys before.
     pub(crate) fn acquire(
         &self,
         keyspace: KeyspaceId,
         keys: &[ChunkKey],
         is_all: bool,
+        ahead: Option<Ahead>,
         pins: &mut Pins,
     ) {
         pins.reset(keys.len());
@@ -397,7 +399,7 @@ impl ReadPath {
         pins.items.resize(keys.len(), Item::NOT_FOUND);
         let mut items = pins.items.iter_mut();
         let mut found_count = 0;
-        self.find_each(keyspace, keys, |found| {
+        self.find_each(keyspace, keys, ahead, |found| {
             let item = items.next();
             match found {
                 Some(found) => {

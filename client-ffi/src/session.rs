@@ -286,16 +286,19 @@ impl Session {
         keys: &[ChunkKey],
         request: &Request<'_>,
     ) -> Result<Lease> {
+        let read = &self.inner.read;
+        let hash = read.ask_ahead(keyspace, keys);
         let hold = self.enter_batch(keyspace, "keys", keys.len())?;
         checks::request(request, ACQUIRE_ALL)?;
         checks::key_lengths(keys.iter())?;
         self.inner.refuse_without_daemon()?;
+        let ahead = read.locate_ahead(hash);
         let mut held = self.inner.lease_pool.take();
         let LeaseMemory { pins, trace, .. } = &mut *held;
         let is_all = request.flags & ACQUIRE_ALL != 0;
-        let events = &self.inner.read.events;
+        let events = &read.events;
         *trace = events.begin_lookup(keyspace, request, &mut pins.caller);
-        self.inner.read.acquire(keyspace, keys, is_all, pins);
+        read.acquire(keyspace, keys, is_all, ahead, pins);
         events.end_lookup(trace, pins);
         hold.hand_over();
         Ok(Lease::new(Arc::clone(&self.inner), held))

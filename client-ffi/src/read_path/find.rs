@@ -15,20 +15,49 @@ const BLOCK_KEYS: usize = 64;
 /// What stands for a key without a candidate; no index has an entry of this number.
 const NO_CANDIDATE: u64 = u64::MAX;
 
+/// The search for a call's only key, begun ahead of the rest of the call, so that the cache misses of its bucket and of
+/// its entry pass while the call does what else it has to.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    candidate: Option<EntryNumber>,
+}
+
 impl ReadPath {
+    /// Asks for the bucket of a call's only key. Touches no mapping, so it may come before anything has been checked.
+    #[inline]
+    pub(crate) fn ask_ahead(&self, keyspace: KeyspaceId, keys: &[ChunkKey]) -> Option<KeyHash> {
+        let [key] = keys else {
+            return None;
+        };
+        let hash = self.index.hash(&key.canonical(keyspace));
+        self.index.prefetch(hash);
+        Some(hash)
+    }
+
+    /// Looks into the bucket that was asked for, and asks for the entry.
+    #[inline]
+    pub(crate) fn locate_ahead(&self, hash: Option<KeyHash>) -> Option<Ahead> {
+        let candidate = self.index.locate(hash?);
+        Some(Ahead { candidate })
+    }
+
     /// Looks for keys; `visit` gets the outcomes in order and says whether to go on. The keys' lengths have been checked.
     #[inline]
     pub(super) fn find_each(
         &self,
         keyspace: KeyspaceId,
         keys: &[ChunkKey],
+        ahead: Option<Ahead>,
         mut visit: impl FnMut(Option<Found>) -> bool,
     ) {
         // A copy, which no store can change: what it says stays in registers.
         let index = self.index;
         if let [key] = keys {
             // One key has nothing to overlap with.
-            let candidate = index.locate(index.hash(&key.canonical(keyspace)));
+            let candidate = match ahead {
+                Some(ahead) => ahead.candidate,
+                None => index.locate(index.hash(&key.canonical(keyspace))),
+            };
             visit_one(&index, keyspace, key, candidate, &mut visit);
             return;
         }

@@ -125,7 +125,8 @@ impl Pool {
 
     fn acquire(&self, keys: &[ChunkKey], is_all: bool) -> Pins {
         let mut pins = Pins::default();
-        self.read.acquire(KEYSPACE, keys, is_all, &mut pins);
+        let ahead = self.read.locate_ahead(self.read.ask_ahead(KEYSPACE, keys));
+        self.read.acquire(KEYSPACE, keys, is_all, ahead, &mut pins);
         pins
     }
 
@@ -292,7 +293,7 @@ fn a_key_that_is_gone_before_the_second_look_ends_the_run_and_frees_what_lies_be
         (0..5).for_each(|n| pool.store(n));
         let mut pins = Pins::default();
         pins.reset(5);
-        pool.read.find_each(KEYSPACE, &keys(0..5), |found| {
+        pool.read.find_each(KEYSPACE, &keys(0..5), None, |found| {
             pins.items.push(found.map_or(Item::NOT_FOUND, Item::found));
             true
         });
