@@ -16,11 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=5
 # keys, mode, instructions of one acquire and release
 table='
-1 off 1719
-32 off 10095
-256 off 69911
-32 on 11129
-256 sampled 73846
+1 off 1623
+32 off 10057
+256 off 69678
+32 on 11105
+256 sampled 74196
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }

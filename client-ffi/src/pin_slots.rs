@@ -139,6 +139,15 @@ impl SlotPool {
         count: usize,
         mut taken: impl FnMut(u32, NotePlace<'_>),
     ) -> Taken {
+        if count == 1
+            && let Some(slot) = self.take_one(first)
+        {
+            taken(slot, NotePlace(&self.notes[slot as usize]));
+            return Taken {
+                count,
+                slots_end: slot + 1,
+            };
+        }
         let mut left = count;
         let mut slots_end = 0;
         let mut word_index = first;
@@ -186,6 +195,25 @@ impl SlotPool {
             count: count - left,
             slots_end,
         }
+    }
+
+    /// Takes the lowest free slot of a word; none when the word has none.
+    #[inline]
+    fn take_one(&self, word_index: usize) -> Option<u32> {
+        let line = &self.free[word_index];
+        let mut free = line.0.load(Ordering::Relaxed);
+        while free != 0 {
+            let kept = free & (free - 1);
+            // As in `take_from`.
+            match line
+                .0
+                .compare_exchange_weak(free, kept, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(word_index as u32 * 64 + free.trailing_zeros()),
+                Err(current) => free = current,
+            }
+        }
+        None
     }
 
     /// Adds the units of what has been noted; whether the quota allows all of it by the sum alone. If not,
