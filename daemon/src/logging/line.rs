@@ -8,7 +8,8 @@
 //!   journal   <6>LMCache INFO: message
 //! ```
 
-use std::fmt::{self, Write as _};
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -165,7 +166,9 @@ pub(super) fn write_line(
 /// The message with escapes in place of control characters.
 fn one_line(message: &fmt::Arguments<'_>) -> String {
     let text = message.to_string();
-    if !text.contains(char::is_control) {
+    // Nearly every line is of printable ASCII, which is seen without a look at its characters.
+    let is_printable = |byte: &u8| (b' '..=b'~').contains(byte);
+    if text.as_bytes().iter().all(is_printable) || !text.contains(char::is_control) {
         return text;
     }
     let mut line = String::with_capacity(text.len() + 8);
@@ -181,30 +184,47 @@ fn one_line(message: &fmt::Arguments<'_>) -> String {
 
 /// `2026-11-24 21:08:06,603` in the time zone of the process.
 pub(super) fn local_time(time: SystemTime) -> String {
+    thread_local! {
+        /// The second of this thread's last line, and its text: lines come in runs, and the calendar costs more than the rest.
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let seconds = since_epoch.as_secs() as libc::time_t;
+    let seconds = since_epoch.as_secs();
+    let mut text = LAST.with_borrow_mut(|(last, text)| {
+        if *last != seconds {
+            *last = seconds;
+            *text = local_second(seconds as libc::time_t);
+        }
+        let mut copy = String::with_capacity(text.len() + ",603".len());
+        copy.push_str(text);
+        copy
+    });
+    let ms = since_epoch.subsec_millis();
+    text.push(',');
+    for unit in [100, 10, 1] {
+        text.push(char::from(b'0' + (ms / unit % 10) as u8));
+    }
+    text
+}
+
+/// `2026-11-24 21:08:06`, of seconds since the epoch.
+fn local_second(seconds: libc::time_t) -> String {
     // SAFETY: `tm` is a plain struct of integers and one pointer, for which zero is a value.
     let mut parts: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live locals of the right types; the function keeps neither. It
     // reads TZ from the environment, which this process never changes.
     let filled = unsafe { libc::localtime_r(&seconds, &mut parts) };
-    let mut text = String::with_capacity(23);
     if filled.is_null() {
         // A year that does not fit: the number says more than a wrong date.
-        text.push_str(&seconds.to_string());
-    } else {
-        // Writing to a String cannot fail.
-        let _infallible = write!(
-            text,
-            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-            i64::from(parts.tm_year) + 1900,
-            parts.tm_mon + 1,
-            parts.tm_mday,
-            parts.tm_hour,
-            parts.tm_min,
-            parts.tm_sec
-        );
+        return seconds.to_string();
     }
-    let _infallible = write!(text, ",{:03}", since_epoch.subsec_millis());
-    text
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+        i64::from(parts.tm_year) + 1900,
+        parts.tm_mon + 1,
+        parts.tm_mday,
+        parts.tm_hour,
+        parts.tm_min,
+        parts.tm_sec
+    )
 }

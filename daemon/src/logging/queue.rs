@@ -9,6 +9,10 @@
 //!                 full: dropped += 1             failed: dropped += 1
 //! ```
 //!
+//! Waking that thread is what a line costs most: several times what it takes to make it. So the thread rests for a moment when
+//! it has written all that there was, and whoever logs meanwhile wakes nobody. A line that comes after a silence is written
+//! at once, one that follows another a rest later at most.
+//!
 //! What this cannot do is stop the writer thread from waiting for a reader that does not read. That
 //! thread holds nothing that anybody else wants, and the end of the process ends it.
 
@@ -26,9 +30,11 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// Lines that wait for the writer thread.
 pub(super) const LINE_COUNT: usize = 8192;
+/// How long the writer thread rests after a run of lines: shorter than it takes anybody to fill the queue.
+const REST: Duration = Duration::from_millis(5);
 
 /// What the two ends and the onlookers share.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Lines put into the queue.
     accepted: AtomicU64,
@@ -112,12 +118,7 @@ where
     S: AsFd + Send + 'static,
 {
     let (sender, receiver) = sync_channel(LINE_COUNT);
-    let progress = Arc::new(Progress {
-        accepted: AtomicU64::new(0),
-        dropped: AtomicU64::new(0),
-        finished: Mutex::new(0),
-        advanced: Condvar::new(),
-    });
+    let progress = Arc::new(Progress::default());
     let theirs = Arc::clone(&progress);
     // The thread inherits the mask, so no signal of the process ever lands on it.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -125,7 +126,7 @@ where
         .name("hostkvd-log".into())
         .spawn(move || {
             begin();
-            write_lines(&receiver, &sink, &theirs);
+            write_lines(&receiver, &sink, &theirs, || thread::sleep(REST));
         });
     mask.thread_set_mask()?;
     thread?;
@@ -136,14 +137,24 @@ where
     Ok((lines, progress))
 }
 
-/// The writer thread: ends when the last sender is gone.
-fn write_lines(lines: &Receiver<Vec<u8>>, sink: &impl AsFd, progress: &Progress) {
-    for line in lines {
+/// The writer thread: ends when the last sender is gone. It calls `rest` whenever it has written all lines that there were.
+pub(super) fn write_lines(
+    lines: &Receiver<Vec<u8>>,
+    sink: &impl AsFd,
+    progress: &Progress,
+    mut rest: impl FnMut(),
+) {
+    let write = |line: Vec<u8>| {
         // A reader that has gone may be followed by another, so each line is tried.
         if write_all(sink, &line).is_err() {
             progress.drop_one();
         }
         progress.finish_one();
+    };
+    while let Ok(line) = lines.recv() {
+        write(line);
+        lines.try_iter().for_each(write);
+        rest();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use log::Log;
@@ -194,6 +195,34 @@ fn a_full_queue_drops_counts_and_never_waits() {
         .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
         .collect();
     assert!(numbers.is_sorted(), "in the order of the calls");
+}
+
+#[test]
+fn lines_that_come_while_the_writer_rests_are_written_together_behind_it() {
+    let (mut reader, writer) = pipe().unwrap();
+    let (sender, lines) = sync_channel(LINE_COUNT);
+    sender.send(b"0 0\n".to_vec()).unwrap();
+    let mut sender = Some(sender);
+    let mut rests = 0;
+    queue::write_lines(&lines, &writer, &Progress::default(), || {
+        rests += 1;
+        // Nobody is there to be woken: it is this thread that sends.
+        for number in 0..10 {
+            if let Some(sender) = &sender {
+                sender
+                    .send(format!("{rests} {number}\n").into_bytes())
+                    .unwrap();
+            }
+        }
+        sender.take_if(|_| rests == 5);
+    });
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(rests, 6, "one rest for each run of lines");
+    let rest_of = |line: &str| line.split_once(' ').unwrap().0.parse::<u32>().unwrap();
+    assert!(text.lines().is_sorted() && text.lines().count() == 51);
+    assert!(text.lines().is_sorted_by_key(rest_of));
 }
 
 #[test]
