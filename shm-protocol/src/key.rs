@@ -87,10 +87,15 @@ impl Key {
     }
 
     /// From its words, checked.
+    #[inline]
     pub fn from_words(words: [u64; KEY_WORDS]) -> Result<Key, KeyError> {
         let len = (words[5] >> 32) as u32;
         if len >> 8 != 0 {
             return Err(KeyError::Padding);
+        }
+        if len == MAX_CHUNK_HASH_BYTES as u32 {
+            // It has no padding, as is usual.
+            return Ok(Key(words));
         }
         if !(1..=MAX_CHUNK_HASH_BYTES as u32).contains(&len) {
             return Err(KeyError::ChunkHashLength(len));
@@ -105,21 +110,23 @@ impl Key {
     }
 
     /// From its 48 bytes, checked.
+    #[inline]
     pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Result<Key, KeyError> {
         let mut words = [0; KEY_WORDS];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            let mut b = [0; 8];
-            b.copy_from_slice(chunk);
-            *word = u64::from_le_bytes(b);
+        let (chunks, _) = bytes.as_chunks::<8>();
+        for (word, chunk) in words.iter_mut().zip(chunks) {
+            *word = u64::from_le_bytes(*chunk);
         }
         Key::from_words(words)
     }
 
     /// Its 48 bytes.
+    #[inline]
     pub fn to_bytes(&self) -> [u8; KEY_BYTES] {
         let mut bytes = [0; KEY_BYTES];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0) {
-            chunk.copy_from_slice(&word.to_le_bytes());
+        let (chunks, _) = bytes.as_chunks_mut::<8>();
+        for (chunk, word) in chunks.iter_mut().zip(self.0) {
+            *chunk = word.to_le_bytes();
         }
         bytes
     }

@@ -116,6 +116,16 @@ impl<'a> Cursor<'a> {
         Ok(count)
     }
 
+    /// The next `count` records of `N` bytes each, checked once for all of them.
+    pub fn records<const N: usize>(
+        &mut self,
+        count: usize,
+        field: &'static str,
+    ) -> Result<&'a [[u8; N]], WireError> {
+        let (records, _) = self.bytes(count.saturating_mul(N), field)?.as_chunks::<N>();
+        Ok(records)
+    }
+
     /// A text of two bytes of length and that many bytes, `least..=most` long, without NUL.
     pub fn text(
         &mut self,
@@ -200,6 +210,13 @@ impl Writer {
     /// Eight bytes.
     pub fn u64(&mut self, value: u64) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Records of `N` bytes each, after their count of four bytes.
+    pub fn records<const N: usize>(&mut self, records: impl ExactSizeIterator<Item = [u8; N]>) {
+        self.u32(records.len() as u32);
+        self.bytes.reserve(records.len() * N);
+        records.for_each(|record| self.bytes.extend_from_slice(&record));
     }
 
     /// Bytes as they are.

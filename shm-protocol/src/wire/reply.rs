@@ -463,16 +463,16 @@ fn truncated(text: &str) -> &str {
 }
 
 fn encode_reserved(w: &mut Writer, items: &[ReservedItem]) {
-    w.u32(items.len() as u32);
-    for item in items {
-        w.i32(item.status.number());
-        w.u8(item.reason as u8);
-        w.bytes(&[0; 3]);
-        w.u32(item.entry.0);
-        w.u32(item.offset_units);
-        w.u32(item.staging_units);
-        w.u64(item.generation);
-    }
+    w.records(items.iter().map(|item| {
+        let mut record = [0; RESERVED_ITEM_BYTES];
+        record[..4].copy_from_slice(&item.status.number().to_le_bytes());
+        record[4] = item.reason as u8;
+        record[8..12].copy_from_slice(&item.entry.0.to_le_bytes());
+        record[12..16].copy_from_slice(&item.offset_units.to_le_bytes());
+        record[16..20].copy_from_slice(&item.staging_units.to_le_bytes());
+        record[20..].copy_from_slice(&item.generation.to_le_bytes());
+        record
+    }));
 }
 
 fn decode_reserved(c: &mut Cursor<'_>, least: usize) -> Result<Vec<ReservedItem>, WireError> {
@@ -495,12 +495,12 @@ fn decode_reserved(c: &mut Cursor<'_>, least: usize) -> Result<Vec<ReservedItem>
 }
 
 fn encode_committed(w: &mut Writer, items: &[CommittedItem]) {
-    w.u32(items.len() as u32);
-    for item in items {
-        w.i32(item.status.number());
-        w.u32(0);
-        w.u64(item.generation);
-    }
+    w.records(items.iter().map(|item| {
+        let mut record = [0; COMMITTED_ITEM_BYTES];
+        record[..4].copy_from_slice(&item.status.number().to_le_bytes());
+        record[8..].copy_from_slice(&item.generation.to_le_bytes());
+        record
+    }));
 }
 
 fn decode_committed(c: &mut Cursor<'_>) -> Result<Vec<CommittedItem>, WireError> {

@@ -431,10 +431,11 @@ fn decode_reserve(c: &mut Cursor<'_>) -> Result<Reserve, WireError> {
     let (op_id, request_id, device) = decode_asked(c)?;
     let count = c.count(1, MAX_BATCH_KEYS, RESERVE_ITEM_BYTES, "the item count")?;
     let mut items = Vec::with_capacity(count);
-    for _ in 0..count {
+    for record in c.records::<RESERVE_ITEM_BYTES>(count, "the items")? {
+        let [key @ .., l0, l1, l2, l3] = record;
         items.push(ReserveItem {
-            key: c.key()?,
-            len_bytes: c.u32("len_bytes")?,
+            key: Key::from_bytes(key)?,
+            len_bytes: u32::from_le_bytes([*l0, *l1, *l2, *l3]),
         });
     }
     Ok(Reserve {
@@ -455,8 +456,8 @@ fn encode_keys(w: &mut Writer, keys: &[Key]) {
 fn decode_keys(c: &mut Cursor<'_>) -> Result<Vec<Key>, WireError> {
     let count = c.count(1, MAX_BATCH_KEYS, KEY_BYTES, "the key count")?;
     let mut keys = Vec::with_capacity(count);
-    for _ in 0..count {
-        keys.push(c.key()?);
+    for record in c.records::<KEY_BYTES>(count, "the keys")? {
+        keys.push(Key::from_bytes(record)?);
     }
     Ok(keys)
 }
@@ -483,10 +484,11 @@ fn decode_held(c: &mut Cursor<'_>) -> Result<Held, WireError> {
 fn decode_held_items(c: &mut Cursor<'_>) -> Result<Vec<HeldItem>, WireError> {
     let count = c.count(1, MAX_BATCH_KEYS, HELD_ITEM_BYTES, "the entry count")?;
     let mut items = Vec::with_capacity(count);
-    for _ in 0..count {
+    for record in c.records::<HELD_ITEM_BYTES>(count, "the entries")? {
+        let [e0, e1, e2, e3, generation @ ..] = record;
         items.push(HeldItem {
-            entry: EntryNumber(c.u32("an entry")?),
-            generation: c.u64("a generation")?,
+            entry: EntryNumber(u32::from_le_bytes([*e0, *e1, *e2, *e3])),
+            generation: u64::from_le_bytes(*generation),
         });
     }
     Ok(items)
