@@ -1,6 +1,6 @@
 //! What the daemon alone knows of each entry: its state, its owner, its place in the eviction order.
 //!
-//! Called by the store on the loop's thread. Private memory, 16 bytes an entry, allocated whole at start.
+//! Called by the store on the loop's thread. Private memory, 16 bytes and a bit an entry, allocated whole at start.
 //!
 //! ```text
 //!                                  commit --> Committing
@@ -82,6 +82,8 @@ pub struct EntryTable {
     aux: Vec<Aux>,
     free_head: u32,
     counts: [u32; 10],
+    /// A bit for each entry: whether it is committed. Who looks for the next such entry passes 64 others at once.
+    committed: Vec<u64>,
 }
 
 impl EntryTable {
@@ -101,6 +103,7 @@ impl EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
             counts: [entry_count, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            committed: vec![0; entry_count.div_ceil(64) as usize],
         }
     }
 
@@ -151,8 +154,26 @@ impl EntryTable {
         let old = self.state(entry);
         self.counts[old as usize] -= 1;
         self.counts[state as usize] += 1;
+        if (old == EntryState::Committed) != (state == EntryState::Committed) {
+            self.committed[entry.index() / 64] ^= 1 << (entry.0 % 64);
+        }
         self.aux[entry.index()].state_and_owner =
             (state as u32) << STATE_SHIFT | owner.unwrap_or(OWNER_MASK) & OWNER_MASK;
+    }
+
+    /// The first committed entry from `first` on and below `end`.
+    pub fn next_committed(&self, first: u32, end: u32) -> Option<EntryNumber> {
+        let end = end.min(self.entry_count());
+        let mut at = first;
+        while at < end {
+            let bits = self.committed[at as usize / 64] >> (at % 64);
+            if bits != 0 {
+                at += bits.trailing_zeros();
+                return (at < end).then_some(EntryNumber(at));
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
     }
 
     /// Moves a reserved entry to Committed, in this second of CLOCK_MONOTONIC.
@@ -202,7 +223,8 @@ impl EntryTable {
 
     /// Bytes of private memory.
     pub fn memory_bytes(&self) -> u64 {
-        (self.aux.capacity() * size_of::<Aux>()) as u64
+        (self.aux.capacity() * size_of::<Aux>() + self.committed.capacity() * size_of::<u64>())
+            as u64
     }
 }
 
@@ -221,6 +243,28 @@ mod tests {
         assert_eq!(table.owner(EntryNumber(1)), None);
         assert_eq!(table.used(), 2);
         assert_eq!(table.take(8), Some(EntryNumber(1)));
+    }
+
+    #[test]
+    fn the_next_committed_entry_is_found_wherever_it_is() {
+        let mut table = EntryTable::new(300);
+        let all: Vec<_> = (0..300).map(|_| table.take(0).unwrap()).collect();
+        assert_eq!(table.next_committed(0, 300), None);
+        for number in [0, 63, 64, 200, 299] {
+            table.commit(all[number], 7);
+        }
+        table.set_state(all[64], EntryState::Zombie, None);
+        let mut found = Vec::new();
+        let mut first = 0;
+        while let Some(entry) = table.next_committed(first, 300) {
+            found.push(entry.0);
+            first = entry.0 + 1;
+        }
+        assert_eq!(found, [0, 63, 200, 299]);
+        assert_eq!(table.next_committed(64, 200), None);
+        assert_eq!(table.next_committed(64, 201), Some(all[200]));
+        table.give_back(all[299]);
+        assert_eq!(table.next_committed(201, 1000), None);
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Store {
     }
 
     fn take_fresh(&mut self) -> Vec<Watched> {
-        let mut objects = Vec::new();
+        let (mut objects, mut bytes) = (Vec::new(), 0);
         if self.config.scrub_bytes_per_second == 0 {
             return objects;
         }
@@ -179,18 +179,18 @@ impl Store {
             let Some(object) = self.guard.fresh.pop_front() else {
                 break;
             };
-            if self.is_object(object) && self.index.sum(object.0).is_none() {
-                objects.push(object);
-                if self.is_one_job(&objects) {
-                    break;
-                }
+            if self.is_object(object)
+                && self.index.sum(object.0).is_none()
+                && self.fills_job(&mut objects, &mut bytes, object)
+            {
+                break;
             }
         }
         objects
     }
 
     fn take_scrubbed(&mut self, now: Nanos) -> Vec<Watched> {
-        let mut objects = Vec::new();
+        let (mut objects, mut bytes) = (Vec::new(), 0);
         if self.config.scrub_bytes_per_second == 0 {
             return objects;
         }
@@ -211,16 +211,15 @@ impl Store {
             self.guard.pass_started = now;
         }
         let end = entry_count.min(self.guard.cursor.saturating_add(STEPS_AT_MOST));
-        while self.guard.cursor < end {
-            let entry = EntryNumber(self.guard.cursor);
-            self.guard.cursor += 1;
-            if self.entries.state(entry) == EntryState::Committed {
-                objects.push((entry, self.index.seq(entry)));
-                if self.is_one_job(&objects) {
-                    break;
-                }
+        while let Some(entry) = self.entries.next_committed(self.guard.cursor, end) {
+            self.guard.cursor = entry.0 + 1;
+            let object = (entry, self.index.seq(entry));
+            if self.fills_job(&mut objects, &mut bytes, object) {
+                self.guard.has_scrubbed = true;
+                return objects;
             }
         }
+        self.guard.cursor = end;
         self.guard.has_scrubbed |= !objects.is_empty();
         objects
     }

@@ -179,13 +179,16 @@ impl Store {
         }
     }
 
-    /// Whether these objects are enough for one job.
-    pub(super) fn is_one_job(&self, objects: &[Watched]) -> bool {
-        let bytes: u64 = objects
-            .iter()
-            .map(|(entry, _)| self.bytes_of(*entry).1)
-            .sum();
-        objects.len() >= EXTENTS_AT_MOST || bytes >= JOB_BYTES
+    /// Adds an object to those of one job, which have `bytes` so far; whether they are enough for it.
+    pub(super) fn fills_job(
+        &self,
+        objects: &mut Vec<Watched>,
+        bytes: &mut u64,
+        object: Watched,
+    ) -> bool {
+        objects.push(object);
+        *bytes += self.bytes_of(object.0).1;
+        objects.len() >= EXTENTS_AT_MOST || *bytes >= JOB_BYTES
     }
 
     /// Has objects summed in the background; how many bytes that are.
@@ -211,12 +214,12 @@ impl Store {
 
     /// Has an entry's extent zeroed, if it must be before another may use it; false when it need not.
     pub(super) fn zero_first(&mut self, entry: EntryNumber, is_named: bool) -> bool {
-        let Some((offset, units)) = self.allocator.extent(entry.0) else {
-            return false;
-        };
         if !self.config.zeroes_on_reuse {
             return false;
         }
+        let Some((offset, units)) = self.allocator.extent(entry.0) else {
+            return false;
+        };
         let len_bytes = self.units_to_bytes(units);
         self.entries.set_state(entry, EntryState::Dirty, None);
         self.jobs.zeroing_bytes += len_bytes;
