@@ -41,7 +41,6 @@ pub use snapshots::{Asker, Questions, questions};
 pub use socket_file::{LockedPlace, SocketPlace};
 pub use state::StartFacts;
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -63,7 +62,7 @@ use crate::random::random_bytes;
 use crate::request::hello::PoolFacts;
 use crate::request::{LoopRequest, refused, resumed};
 use crate::signal::{Signals, Wish};
-use crate::store::{Nanos, Refusal, Resumed, Store};
+use crate::store::{Nanos, NumberMap, Refusal, Resumed, Store};
 use crate::telemetry::Telemetry;
 use crate::tiers::Tiers;
 use crate::workers::Workers;
@@ -170,7 +169,7 @@ pub struct Server {
     config: Config,
     start: StartFacts,
     shared: Shared,
-    clients: HashMap<u64, (Client, EpollFlags)>,
+    clients: NumberMap<u64, (Client, EpollFlags)>,
     last_client: u64,
     half_open: HalfOpen,
     header: HeaderView,
@@ -233,7 +232,7 @@ impl Server {
             ),
             config: parts.config,
             start: parts.start,
-            clients: HashMap::new(),
+            clients: NumberMap::default(),
             last_client: token::FIRST_CLIENT,
             half_open: HalfOpen::default(),
             alive: parts.alive,

@@ -2,7 +2,6 @@
 //!
 //! The loop's thread owns the one [`Shared`] and lends it to the client that it calls.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -17,7 +16,7 @@ use crate::metrics::{RequestDurations, TimedRequest};
 use crate::request::hello::PoolFacts;
 use crate::store::events::{Note, NoteOp};
 use crate::store::l2::TierWork;
-use crate::store::{Nanos, Store};
+use crate::store::{Nanos, NumberMap, Store};
 use crate::telemetry::{Event, EventType, PairId, Telemetry, Value};
 use crate::tiers::Tiers;
 
@@ -59,7 +58,7 @@ pub struct Shared {
     /// From the end of a session's socket to the end of its process.
     pub owner_death: Histogram,
     /// Which client a session is.
-    pub clients: HashMap<SessionId, u64>,
+    pub clients: NumberMap<SessionId, u64>,
 }
 
 impl Shared {
@@ -85,7 +84,7 @@ impl Shared {
             rejected_frames: 0,
             request_durations: RequestDurations::default(),
             owner_death: Histogram::new(DEATH_BOUNDS_NS),
-            clients: HashMap::new(),
+            clients: NumberMap::default(),
         }
     }
 

@@ -3,8 +3,6 @@
 //! The loop calls [`page`] on its own thread, because only it has all sessions and the configuration. A page has at most
 //! [`SESSIONS_A_PAGE`] sessions, so that it neither holds the loop up nor outgrows a frame; no salt is in it.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -21,7 +19,7 @@ use super::session::Client;
 use super::shared::Shared;
 use super::{SECOND_NS, snapshots};
 use crate::config::Config;
-use crate::store::Nanos;
+use crate::store::{Nanos, NumberMap};
 use crate::tiers::TierFigures;
 
 /// Sessions of one page: with names of 64 control characters they are half of a page, settings the other half.
@@ -64,7 +62,7 @@ pub fn page<'a>(
 }
 
 /// The lowest numbers above `cursor`, in order.
-fn next_sessions(clients: &HashMap<SessionId, u64>, cursor: u64) -> Vec<SessionId> {
+fn next_sessions(clients: &NumberMap<SessionId, u64>, cursor: u64) -> Vec<SessionId> {
     let mut ids: Vec<SessionId> = clients.keys().filter(|id| id.0 > cursor).copied().collect();
     if ids.len() > SESSIONS_A_PAGE {
         ids.select_nth_unstable_by_key(SESSIONS_A_PAGE, |id| id.0);
@@ -198,7 +196,7 @@ mod tests {
 
     #[test]
     fn pages_of_sessions_follow_each_other_without_gap_and_end() {
-        let clients: HashMap<SessionId, u64> =
+        let clients: NumberMap<SessionId, u64> =
             (1..=100).map(|id| (SessionId(id * 3), id)).collect();
         let mut seen = Vec::new();
         let mut cursor = 0;

@@ -19,10 +19,10 @@
 //! may count as 0. The first read of an object ends no gap.
 
 use super::Nanos;
+use super::numbers::NumberMap;
 use crate::histogram::{AGE_BOUNDS_NS, Histogram};
 use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::key::KeyHash;
-use std::collections::HashMap;
 
 /// Most objects in the sample at a time.
 pub const TRACKED_AT_MOST: usize = 16_384;
@@ -45,12 +45,12 @@ pub enum Leaving {
 
 /// An empty map with room for so many, all of whose pages were written once: no request pays for its growth, or for a page that
 /// the kernel has yet to give.
-fn paid_for(count: usize) -> HashMap<EntryNumber, Tracked> {
+fn paid_for(count: usize) -> NumberMap<EntryNumber, Tracked> {
     let nothing = Tracked {
         committed_at: 0,
         touched_at: None,
     };
-    let mut map: HashMap<EntryNumber, Tracked> = (0..count as u32)
+    let mut map: NumberMap<EntryNumber, Tracked> = (0..count as u32)
         .map(|number| (EntryNumber(number), nothing))
         .collect();
     map.clear();
@@ -67,7 +67,7 @@ pub struct Ages {
     pub reuse_gap: Histogram,
     /// The bits of the hash that are 0 in the sample.
     mask: u64,
-    tracked: HashMap<EntryNumber, Tracked>,
+    tracked: NumberMap<EntryNumber, Tracked>,
 }
 
 impl Ages {

@@ -69,6 +69,7 @@ pub use grants::{GRANT_SHARES, GrantShares};
 pub use ledger::LeaseParts;
 pub use list::ListFilter;
 pub use names::Resolved;
+pub use numbers::NumberMap;
 pub use parked::{Outcome, Pair, Resumed, ResumedAnswer, Ticket};
 pub use sessions::{SessionEnd, SessionFigures};
 pub use slice::SLICE_NS;

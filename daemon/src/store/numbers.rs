@@ -1,21 +1,21 @@
 //! Tables whose keys are numbers that this daemon gave out itself.
 //!
-//! Keyspaces and sessions are looked up for every request, keyspaces for every key of one. Their numbers come from counters
-//! of the store, so nobody outside can choose them to collide, and one multiplication spreads them. What a client chooses,
-//! the number of an operation say, stays in a table with a secret hash.
+//! Keyspaces, sessions and clients are looked up for every request, keyspaces and entries for every key of one. Their numbers
+//! come from counters and lists of the daemon, so nobody outside can choose them to collide, and one multiplication spreads
+//! them. What a client chooses, the number of an operation say, stays in a table with a secret hash.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A table by such numbers.
-pub(super) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 
 /// 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Multiplies, and folds the upper half into the lower: a table looks at bits of both.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct NumberHasher(u64);
+pub struct NumberHasher(u64);
 
 impl Hasher for NumberHasher {
     fn finish(&self) -> u64 {

@@ -17,6 +17,7 @@
 
 use super::super::ages::Leaving;
 use super::super::entries::EntryState;
+use super::super::numbers::NumberMap;
 use super::super::{Nanos, Store};
 use super::TierWork;
 use crate::tiers::{Completion, PayloadRange, StoreObject, StoreTask, TaskId, TierSet};
@@ -76,7 +77,7 @@ pub(super) struct Behind {
     /// Evicted before they were stored, and bound for the next task.
     leaving: Vec<EntryNumber>,
     tasks: HashMap<TaskId, Storing>,
-    reading: HashMap<EntryNumber, Reading>,
+    reading: NumberMap<EntryNumber, Reading>,
     /// Bytes of those, rounded up to the alignment.
     pub(super) read_bytes: u64,
     /// Bytes of those that have left L1.
@@ -99,7 +100,7 @@ impl Behind {
             waiting: VecDeque::new(),
             leaving: Vec::new(),
             tasks: HashMap::new(),
-            reading: HashMap::new(),
+            reading: NumberMap::default(),
             read_bytes: 0,
             leaving_bytes: 0,
             leaving_count: 0,
@@ -353,7 +354,8 @@ impl Store {
 
     /// Whether a zombie was counted as freed when it was evicted; asked once, when it is freed.
     pub(in super::super) fn take_credit(&mut self, entry: EntryNumber) -> bool {
-        self.l2.behind.credited.remove(&entry)
+        // Nearly always there is none, and a table hashes before it looks.
+        !self.l2.behind.credited.is_empty() && self.l2.behind.credited.remove(&entry)
     }
 
     /// An object that is being stored was removed.

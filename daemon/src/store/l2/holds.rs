@@ -5,13 +5,14 @@
 
 use super::super::Store;
 use super::super::entries::EntryState;
+use super::super::numbers::NumberMap;
 use hostkv_shm_protocol::id::EntryNumber;
 use std::collections::HashMap;
 
 /// The entries.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    counts: HashMap<EntryNumber, u32>,
+    counts: NumberMap<EntryNumber, u32>,
 }
 
 impl Holds {
