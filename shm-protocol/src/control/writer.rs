@@ -14,7 +14,7 @@ use crate::id::EntryNumber;
 use crate::key::{HashSecret, KEY_WORDS, Key, KeyHash};
 use crate::sum::Sum;
 use crate::sync::{Ordering, fence};
-use crate::view::View;
+use crate::view::{Line, View};
 use thiserror::Error;
 
 /// Every bucket within the probe limit is full.
@@ -63,8 +63,10 @@ impl IndexWriter {
         let tag = bucket::SlotWord::tag_of(hash.h1);
         let mut at = self.home(hash);
         for _ in 0..self.tables.max_probe {
+            let line = self.bucket(at);
             for slot in 1..bucket::WORDS {
-                let word = self.bucket_word(at, slot);
+                // Relaxed, here and below: this thread is the only writer.
+                let word = line.word(slot).load(Ordering::Relaxed);
                 if let Some(number) = bucket::SlotWord(word).entry_with_tag(tag) {
                     let entry = EntryNumber(number);
                     if self.key_words(entry) == *key.words() {
@@ -72,12 +74,25 @@ impl IndexWriter {
                     }
                 }
             }
-            if self.bucket_word(at, 0) == 0 {
+            if line.word(bucket::OVERFLOW).load(Ordering::Relaxed) == 0 {
                 return None;
             }
             at = self.next(at);
         }
         None
+    }
+
+    /// Asks the CPU for the first bucket that a search under this hash looks at: whoever has a batch of keys asks for all of
+    /// them first, so that the misses overlap.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: KeyHash) {
+        self.tables.buckets.prefetch(self.home(hash));
+    }
+
+    /// Asks the CPU for an entry that is to be looked at soon.
+    #[inline]
+    pub fn prefetch_entry(&self, entry: EntryNumber) {
+        self.tables.entries.prefetch(entry.index());
     }
 
     /// Links an entry under a hash. A failed call has touched nothing.
@@ -86,7 +101,9 @@ impl IndexWriter {
         let mut at = home;
         let mut place = None;
         for probe in 0..self.tables.max_probe {
-            if let Some(slot) = (1..bucket::WORDS).find(|slot| self.bucket_word(at, *slot) == 0) {
+            let line = self.bucket(at);
+            let is_empty = |slot: &usize| line.word(*slot).load(Ordering::Relaxed) == 0;
+            if let Some(slot) = (1..bucket::WORDS).find(is_empty) {
                 place = Some((probe, at, slot));
                 break;
             }
@@ -114,14 +131,11 @@ impl IndexWriter {
         let home = self.home(hash);
         let mut at = home;
         for probe in 0..self.tables.max_probe {
+            let line = self.bucket(at);
             for slot in 1..bucket::WORDS {
-                if self.bucket_word(at, slot) == word.0 {
-                    self.tables
-                        .buckets
-                        .at(at)
-                        .word(slot)
-                        // Release: cleared before the counts of the buckets before it are lowered.
-                        .store(0, Ordering::Release);
+                if line.word(slot).load(Ordering::Relaxed) == word.0 {
+                    // Release: cleared before the counts of the buckets before it are lowered.
+                    line.word(slot).store(0, Ordering::Release);
                     let mut passed = home;
                     for _ in 0..probe {
                         self.move_overflow(passed, -1);
@@ -139,11 +153,11 @@ impl IndexWriter {
         // Release: a reader that sees one of these fields also sees the unpublish before it. The SeqCst fence
         // of the scan implies it; it stands here as documentation.
         fence(Ordering::Release);
-        self.entry_word(entry, entry::EXTENT)
+        let line = self.entry_line(entry);
+        line.word(entry::EXTENT)
             .store(extent.pack(), Ordering::Relaxed);
         for (i, word) in key.words().iter().enumerate() {
-            self.entry_word(entry, entry::KEY + i)
-                .store(*word, Ordering::Relaxed);
+            line.word(entry::KEY + i).store(*word, Ordering::Relaxed);
         }
         self.set_sum(entry, None);
     }
@@ -232,10 +246,8 @@ impl IndexWriter {
 
     /// The words of an entry's key; all zero before its first use.
     pub fn key_words(&self, entry: EntryNumber) -> [u64; KEY_WORDS] {
-        core::array::from_fn(|i| {
-            self.entry_word(entry, entry::KEY + i)
-                .load(Ordering::Relaxed)
-        })
+        let line = self.entry_line(entry);
+        core::array::from_fn(|i| line.word(entry::KEY + i).load(Ordering::Relaxed))
     }
 
     /// Number of entries.
@@ -291,6 +303,14 @@ impl IndexWriter {
 
     fn next(&self, at: usize) -> usize {
         (at + 1) & self.tables.bucket_mask as usize
+    }
+
+    fn bucket(&self, at: usize) -> Line<'_> {
+        self.tables.buckets.at(at)
+    }
+
+    fn entry_line(&self, entry: EntryNumber) -> Line<'_> {
+        self.tables.entries.at(entry.index())
     }
 
     fn bucket_word(&self, at: usize, word: usize) -> u64 {
