@@ -97,7 +97,6 @@ use jobs::JobBook;
 use l2::{L2, L2Config};
 use ledger::Ledger;
 use names::Names;
-use numbers::NumberMap;
 use parked::Progress;
 use pins::PinMarks;
 use remove::Sweep;
@@ -399,16 +398,23 @@ impl Store {
 
     /// Takes an unlinked entry's extent and number back, whatever its state.
     fn free_entry(&mut self, entry: EntryNumber) {
-        if !self.zero_first(entry, false) {
-            self.free_extent(entry);
-            self.free_number(entry);
+        if self.zero_first(entry, false) {
+            return;
         }
+        let bytes = self.extent_bytes(entry);
+        if bytes > 0 {
+            self.allocator.free(entry.0);
+        }
+        if let Some(key) = self.key_of(entry) {
+            self.names.entry_gone(key.keyspace(), bytes);
+        }
+        self.entries.give_back(entry);
     }
 
     /// Takes the number of an entry back that has no extent any more.
     fn free_number(&mut self, entry: EntryNumber) {
         if let Some(key) = self.key_of(entry) {
-            self.names.entry_freed(key.keyspace());
+            self.names.entry_gone(key.keyspace(), 0);
         }
         self.entries.give_back(entry);
     }

@@ -181,8 +181,13 @@ impl Names {
 
     /// An entry with an extent of this size bears the number now.
     pub fn entry_added(&mut self, id: KeyspaceId, extent_bytes: u64) {
+        self.entries_added(id, 1, extent_bytes);
+    }
+
+    /// So many entries, whose extents have this size together, bear the number now.
+    pub fn entries_added(&mut self, id: KeyspaceId, count: u64, extent_bytes: u64) {
         if let Some(keyspace) = self.by_id.get_mut(&id) {
-            keyspace.entry_count += 1;
+            keyspace.entry_count += count;
             keyspace.used_bytes += extent_bytes;
         }
     }
@@ -204,11 +209,14 @@ impl Names {
         self.by_id.iter().map(|(id, k)| (*id, k.used_bytes))
     }
 
-    /// An entry that bore the number is free.
-    pub fn entry_freed(&mut self, id: KeyspaceId) {
+    /// An entry that bore the number is free, and this much of its extent with it.
+    pub fn entry_gone(&mut self, id: KeyspaceId, extent_bytes: u64) {
         if let Some(keyspace) = self.by_id.get_mut(&id) {
             keyspace.entry_count -= 1;
-            self.drop_if_unused(id);
+            keyspace.used_bytes -= extent_bytes;
+            if keyspace.entry_count == 0 {
+                self.drop_if_unused(id);
+            }
         }
     }
 
@@ -324,7 +332,7 @@ mod tests {
         assert_eq!(second.replaced, Some(first.keyspace));
         assert_ne!(second.resolved.keyspace, first.keyspace);
         names.extent_freed(first.keyspace, 4096);
-        names.entry_freed(first.keyspace);
+        names.entry_gone(first.keyspace, 0);
         assert_eq!(names.by_id.len(), 1);
     }
 

@@ -14,10 +14,14 @@ use super::slice::Effort;
 use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::extent::{Extent, units_for};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
-use hostkv_shm_protocol::key::{Key, KeyHash};
+use hostkv_shm_protocol::key::KeyHash;
 use hostkv_shm_protocol::status::{Reason, Status};
 use hostkv_shm_protocol::wire::reply::ReservedItem;
 use hostkv_shm_protocol::wire::request::{Reserve, ReserveItem};
+use std::collections::hash_map::Entry;
+
+/// Keys whose buckets are fetched ahead together.
+pub(super) const HASHED_AT_ONCE: usize = 32;
 
 impl Store {
     /// Reserves extents; parked when that needs eviction.
@@ -78,7 +82,7 @@ impl Store {
     pub(super) fn advance(
         &mut self,
         progress: &mut Progress,
-        mut effort: Option<&mut Effort>,
+        effort: Option<&mut Effort>,
     ) -> Advance {
         let slot = self.session_slots.get(&progress.session).copied();
         let payer = match (&progress.load, slot) {
@@ -86,19 +90,48 @@ impl Store {
             (None, Some(slot)) => Payer::Session(slot),
             (None, None) => return Advance::Done,
         };
-        while let Some(item) = progress.request.items.get(progress.answers.len()).copied() {
-            if let Some(effort) = effort.as_deref_mut() {
-                if effort.is_spent() {
-                    return Advance::Spent;
-                }
-                effort.spend(Effort::GRANT);
+        let mut granted = Granted::default();
+        let advance = self.answer_items(payer, progress, &mut granted, effort);
+        self.book_keyspace(&mut granted);
+        if let Payer::Session(slot) = payer {
+            self.book(slot, progress, granted);
+        }
+        advance
+    }
+
+    fn answer_items(
+        &mut self,
+        payer: Payer,
+        progress: &mut Progress,
+        granted: &mut Granted,
+        mut effort: Option<&mut Effort>,
+    ) -> Advance {
+        let mut hashes = [KeyHash { h0: 0, h1: 0 }; HASHED_AT_ONCE];
+        loop {
+            let first = progress.answers.len();
+            let items = progress.request.items[first..].iter();
+            let count = items.len().min(HASHED_AT_ONCE);
+            if count == 0 {
+                return Advance::Done;
             }
-            match self.reserve_item(payer, progress, &item) {
-                Ok(answer) => progress.answers.push(answer),
-                Err(lack) => return Advance::Lacks(lack),
+            for (hash, item) in hashes.iter_mut().zip(items) {
+                *hash = self.index.hash(&item.key);
+                self.index.prefetch_bucket(*hash);
+            }
+            for (at, hash) in hashes[..count].iter().enumerate() {
+                if let Some(effort) = effort.as_deref_mut() {
+                    if effort.is_spent() {
+                        return Advance::Spent;
+                    }
+                    effort.spend(Effort::GRANT);
+                }
+                let item = progress.request.items[first + at];
+                match self.reserve_item(payer, progress, &item, *hash, granted) {
+                    Ok(answer) => progress.answers.push(answer),
+                    Err(lack) => return Advance::Lacks(lack),
+                }
             }
         }
-        Advance::Done
     }
 
     /// Counts a finished reserve.
@@ -163,8 +196,9 @@ impl Store {
         payer: Payer,
         progress: &mut Progress,
         item: &ReserveItem,
+        hash: KeyHash,
+        granted: &mut Granted,
     ) -> Result<ReservedItem, Lack> {
-        let hash = self.index.hash(&item.key);
         if let Some(entry) = self.index.find(&item.key, hash) {
             let status = match self.entries.state(entry) {
                 EntryState::Committed => Status::Exists,
@@ -175,7 +209,7 @@ impl Store {
         if let Some((status, reason)) = progress.ended {
             return Ok(refused(status, reason));
         }
-        match self.grant(payer, progress, item, hash) {
+        match self.grant(payer, item, hash, granted) {
             Ok(answer) => Ok(answer),
             Err(Denied::Lacks(lack)) => Err(lack),
             Err(Denied::Ends(status, reason)) => {
@@ -188,9 +222,9 @@ impl Store {
     fn grant(
         &mut self,
         payer: Payer,
-        progress: &Progress,
         item: &ReserveItem,
         hash: KeyHash,
+        granted: &mut Granted,
     ) -> Result<ReservedItem, Denied> {
         let bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
         let units = units_for(u64::from(item.len_bytes), self.align())
@@ -227,9 +261,12 @@ impl Store {
             self.entries.give_back(entry);
             return Err(Denied::Ends(Status::Quota, Reason::Staging));
         };
-        self.names.entry_added(item.key.keyspace(), bytes);
+        self.count_in_keyspace(granted, item.key.keyspace(), bytes);
         match payer {
-            Payer::Session(slot) => self.charge(slot, progress, entry, &item.key, bytes),
+            Payer::Session(slot) => {
+                self.charge(slot, bytes);
+                granted.entries.push(entry);
+            }
             Payer::Daemon => self.charge_load(entry, bytes),
         }
         Ok(ReservedItem {
@@ -275,33 +312,58 @@ impl Store {
         }
     }
 
-    fn charge(
-        &mut self,
-        slot: usize,
-        progress: &Progress,
-        entry: EntryNumber,
-        key: &Key,
-        bytes: u64,
-    ) {
+    fn charge(&mut self, slot: usize, bytes: u64) {
         self.reserved_bytes += bytes;
-        let Some(ledger) = self.sessions[slot].as_mut() else {
+        if let Some(ledger) = self.sessions[slot].as_mut() {
+            ledger.reserved_bytes += bytes;
+        }
+    }
+
+    /// Counts a granted entry for its keyspace: with the others of the same one, where nothing asks before the step is over.
+    fn count_in_keyspace(&mut self, granted: &mut Granted, keyspace: KeyspaceId, bytes: u64) {
+        if granted.keyspace != keyspace || self.config.keyspace_quota.is_some() {
+            self.book_keyspace(granted);
+            granted.keyspace = keyspace;
+        }
+        granted.first_keyspace.get_or_insert(keyspace);
+        granted.entry_count += 1;
+        granted.bytes += bytes;
+        if self.config.keyspace_quota.is_some() {
+            self.book_keyspace(granted);
+        }
+    }
+
+    fn book_keyspace(&mut self, granted: &mut Granted) {
+        let entry_count = std::mem::take(&mut granted.entry_count);
+        let bytes = std::mem::take(&mut granted.bytes);
+        if entry_count > 0 {
+            self.names
+                .entries_added(granted.keyspace, entry_count, bytes);
+        }
+    }
+
+    /// Notes what one step of a reserve granted in its session's reservation.
+    fn book(&mut self, slot: usize, progress: &Progress, granted: Granted) {
+        let (Some(keyspace), Some(ledger)) = (granted.first_keyspace, self.sessions[slot].as_mut())
+        else {
             return;
         };
-        ledger.reserved_bytes += bytes;
-        ledger
-            .reservations
-            .entry(progress.request.op_id)
-            .or_insert_with(|| Reservation {
-                reserved_at: progress.started,
-                entries: Vec::with_capacity(progress.request.items.len()),
-                keyspace: key.keyspace(),
-                is_expired: false,
-                committing: 0,
-                stored: 0,
-                event: None,
-            })
-            .entries
-            .push(entry);
+        match ledger.reservations.entry(progress.request.op_id) {
+            Entry::Occupied(mut reservation) => {
+                reservation.get_mut().entries.extend(granted.entries);
+            }
+            Entry::Vacant(place) => {
+                place.insert(Reservation {
+                    reserved_at: progress.started,
+                    entries: granted.entries,
+                    keyspace,
+                    is_expired: false,
+                    committing: 0,
+                    stored: 0,
+                    event: None,
+                });
+            }
+        }
     }
 
     /// Whether a reservation has outlived the write time to live.
@@ -340,6 +402,31 @@ pub(super) enum Advance {
     Spent,
     /// The next item lacks something that eviction may bring.
     Lacks(Lack),
+}
+
+/// What one step of a reserve granted and has not booked yet: a batch is looked up in the tables once, not each of its keys.
+#[derive(Debug)]
+struct Granted {
+    entries: Vec<EntryNumber>,
+    /// Of the first of them.
+    first_keyspace: Option<KeyspaceId>,
+    /// Of the last of them, and how many in a row are of it and not booked.
+    keyspace: KeyspaceId,
+    entry_count: u64,
+    /// Bytes of those, rounded up to the alignment.
+    bytes: u64,
+}
+
+impl Default for Granted {
+    fn default() -> Granted {
+        Granted {
+            entries: Vec::new(),
+            first_keyspace: None,
+            keyspace: KeyspaceId(0),
+            entry_count: 0,
+            bytes: 0,
+        }
+    }
 }
 
 /// On whose account an extent goes.

@@ -79,6 +79,12 @@ impl Store {
         }
     }
 
+    /// Whether a session writes into a staging segment.
+    pub(super) fn has_staging(&self, slot: usize) -> bool {
+        let ledger = self.sessions[slot].as_ref();
+        ledger.is_some_and(|ledger| ledger.staging.is_some())
+    }
+
     /// A place for an entry in its session's staging segment, 0 if that has none; none when it has no hole for it.
     pub(super) fn stage(&mut self, slot: usize, entry: EntryNumber, units: u32) -> Option<u32> {
         let ledger = self.sessions[slot].as_mut();

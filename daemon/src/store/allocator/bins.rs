@@ -116,6 +116,24 @@ impl Bins {
         }
     }
 
+    /// Whether a hole that becomes shorter by `units` stays where it is: taken out and pushed again it would be the first of
+    /// the same bin, and it is.
+    pub(super) fn stays_first_shorter(&self, nodes: &Nodes, hole: u32, units: u32) -> bool {
+        let old = nodes.units(hole);
+        old > units && self.stays_first(hole, old, old - units)
+    }
+
+    /// The same of a hole that becomes longer.
+    pub(super) fn stays_first_longer(&self, nodes: &Nodes, hole: u32, units: u32) -> bool {
+        let old = nodes.units(hole);
+        self.stays_first(hole, old, old + units)
+    }
+
+    fn stays_first(&self, hole: u32, old: u32, new: u32) -> bool {
+        let bin = bin_of(old);
+        bin_of(new) == bin && self.head(bin) == Some(hole)
+    }
+
     /// A hole of at least `units`.
     ///
     /// Two steps, each of bounded length:

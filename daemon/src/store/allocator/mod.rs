@@ -110,6 +110,13 @@ impl Allocator {
         let offset = self.nodes.offset(hole);
         let left = self.nodes.left(hole);
         let right = self.nodes.right(hole);
+        if self.bins.stays_first_shorter(&self.nodes, hole, units) {
+            self.place(entry, offset, units, left, Some(hole));
+            self.nodes.shrink_from_left(hole, units, entry);
+            self.free_units -= units;
+            self.extent_count += 1;
+            return Some(offset);
+        }
         self.bins.remove(&mut self.nodes, hole);
         if self.nodes.units(hole) == units {
             self.return_hole_number(hole);
@@ -138,6 +145,17 @@ impl Allocator {
         let mut left = self.nodes.left(entry);
         let mut right = self.nodes.right(entry);
         self.nodes.clear(entry);
+        if let Some(hole) = left
+            && self.is_hole(hole)
+            && right.is_none_or(|right| !self.is_hole(right))
+            && self.bins.stays_first_longer(&self.nodes, hole, units)
+        {
+            self.nodes.grow_to_right(hole, units, right);
+            if let Some(right) = right {
+                self.nodes.set_left(right, Some(hole));
+            }
+            return;
+        }
         let mut number = None;
         if let Some(hole) = left.filter(|&number| self.is_hole(number)) {
             self.bins.remove(&mut self.nodes, hole);

@@ -117,6 +117,13 @@ impl Nodes {
         words[LEFT] = pack_link(Some(left));
     }
 
+    /// Moves the end of a node up by `units`, to its new right neighbour.
+    pub(super) fn grow_to_right(&mut self, number: u32, units: u32, right: Option<u32>) {
+        let words = &mut self.words[number as usize];
+        words[UNITS] += units;
+        words[RIGHT] = pack_link(right);
+    }
+
     pub(super) fn set_left(&mut self, number: u32, left: Option<u32>) {
         self.words[number as usize][LEFT] = pack_link(left);
     }
