@@ -14,6 +14,7 @@
 
 use super::ages::Leaving;
 use super::entries::EntryState;
+use super::reserve::HASHED_AT_ONCE;
 use super::slice::Effort;
 use super::watermark::Goal;
 use super::{Nanos, Resumed, SECOND, Store};
@@ -233,6 +234,7 @@ impl Store {
     pub(super) fn pick_victims(&mut self, want: Want, now: Nanos, effort: &mut Effort) -> Picked {
         let mut picked = Picked::default();
         let mut steps = SEARCH_STEPS;
+        let mut victims = Vec::with_capacity(BATCH_ENTRIES as usize);
         while picked.entries < BATCH_ENTRIES
             && (picked.bytes < want.bytes || picked.entries < want.entries)
             && (picked.entries < LEAST_BATCH_ENTRIES || !effort.is_spent())
@@ -251,9 +253,34 @@ impl Store {
                 break;
             };
             effort.spend(Effort::VICTIM);
+            self.index.prefetch_entry(entry);
+            let of = self.quota_keyspace(entry);
+            self.policy.remove(&mut self.entries, entry, of);
+            picked.bytes += self.extent_bytes(entry);
+            picked.entries += 1;
+            victims.push(entry);
+        }
+        for victims in victims.chunks(HASHED_AT_ONCE) {
+            self.evict(victims, &want, now, &mut picked);
+        }
+        picked.looked_at = SEARCH_STEPS - steps;
+        effort.spend(picked.looked_at * Effort::TOUCH);
+        picked
+    }
+
+    /// Unpublishes entries that the policy has given up.
+    fn evict(&mut self, victims: &[EntryNumber], want: &Want, now: Nanos, picked: &mut Picked) {
+        let mut hashes = [None; HASHED_AT_ONCE];
+        for (hash, entry) in hashes.iter_mut().zip(victims) {
+            *hash = self.key_of(*entry).map(|key| self.index.hash(&key));
+            if let Some(hash) = *hash {
+                self.index.prefetch_bucket(hash);
+            }
+        }
+        for (entry, hash) in victims.iter().copied().zip(hashes) {
             let bytes = self.extent_bytes(entry);
             self.store_evicted(entry, want.has_time);
-            self.unpublish(entry, Leaving::Evicted, now);
+            self.withdraw(entry, hash, Leaving::Evicted, now);
             if self.credit_leaving(entry) {
                 picked.leaving_bytes += bytes;
                 picked.leaving_entries += 1;
@@ -261,11 +288,6 @@ impl Store {
             self.stats.l1_evicted_keys += 1;
             self.stats.quota_evicted_keys += u64::from(want.of.is_some());
             self.stats.evicted_bytes += bytes;
-            picked.bytes += bytes;
-            picked.entries += 1;
         }
-        picked.looked_at = SEARCH_STEPS - steps;
-        effort.spend(picked.looked_at * Effort::TOUCH);
-        picked
     }
 }

@@ -9,7 +9,7 @@ use super::parked::{Outcome, Resumed, ResumedAnswer, Ticket};
 use super::slice::Effort;
 use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
-use hostkv_shm_protocol::key::Key;
+use hostkv_shm_protocol::key::{Key, KeyHash};
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::request::clear_flags;
 use std::collections::HashSet;
@@ -146,11 +146,23 @@ impl Store {
     pub(super) fn unpublish(&mut self, entry: EntryNumber, why: Leaving, now: Nanos) {
         let of = self.quota_keyspace(entry);
         self.policy.remove(&mut self.entries, entry, of);
+        let hash = self.key_of(entry).map(|key| self.index.hash(&key));
+        self.withdraw(entry, hash, why, now);
+    }
+
+    /// The same with an entry that the policy has given up already, and the hash of its key.
+    pub(super) fn withdraw(
+        &mut self,
+        entry: EntryNumber,
+        hash: Option<KeyHash>,
+        why: Leaving,
+        now: Nanos,
+    ) {
         self.ages.left(entry, why, now);
         self.note_leaving(entry);
         self.index.unpublish(entry);
-        if let Some(key) = self.key_of(entry) {
-            self.index.unlink(entry, self.index.hash(&key));
+        if let Some(hash) = hash {
+            self.index.unlink(entry, hash);
         }
         self.entries.set_state(entry, EntryState::Zombie, None);
         self.zombies.push(entry);
