@@ -90,11 +90,14 @@ impl Store {
     /// a reservation's turn looks at its age itself.
     pub(super) fn expire_reservations(&mut self, effort: &mut Effort, now: Nanos) {
         self.wants_expiry = false;
-        if self.config.write_ttl_ns.is_none() {
+        // Nothing is reserved, as in every quiet daemon.
+        if self.config.write_ttl_ns.is_none() || self.reserved_bytes == 0 {
             return;
         }
         for slot in 0..self.sessions.len() {
-            let Some(mut ledger) = self.sessions[slot].take() else {
+            // Taken out only where there is something: an account is large.
+            let ledger = self.sessions[slot].take_if(|ledger| !ledger.reservations.is_empty());
+            let Some(mut ledger) = ledger else {
                 continue;
             };
             for reservation in ledger.reservations.values_mut() {

@@ -28,6 +28,7 @@
 //! use the same two links, because an entry is never in two of them.
 
 use super::links::{EntryList, Link, Linked, NONE};
+use super::resident::resident;
 use hostkv_shm_protocol::id::EntryNumber;
 
 /// Where an entry is in its life.
@@ -83,7 +84,7 @@ pub struct EntryTable {
     free_head: u32,
     counts: [u32; 10],
     /// A bit for each entry: whether it is committed. Who looks for the next such entry passes 64 others at once.
-    committed: Vec<u64>,
+    committed: Box<[u64]>,
 }
 
 impl EntryTable {
@@ -103,7 +104,7 @@ impl EntryTable {
             aux,
             free_head: if entry_count > 0 { 0 } else { NONE },
             counts: [entry_count, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            committed: vec![0; entry_count.div_ceil(64) as usize],
+            committed: resident(entry_count.div_ceil(64) as usize, 0),
         }
     }
 
@@ -223,8 +224,7 @@ impl EntryTable {
 
     /// Bytes of private memory.
     pub fn memory_bytes(&self) -> u64 {
-        (self.aux.capacity() * size_of::<Aux>() + self.committed.capacity() * size_of::<u64>())
-            as u64
+        (self.aux.capacity() * size_of::<Aux>() + self.committed.len() * size_of::<u64>()) as u64
     }
 }
 

@@ -89,6 +89,11 @@ pub struct SessionEvents {
 }
 
 impl SessionEvents {
+    /// Records taken from the ring.
+    pub(super) fn tail(&self) -> u64 {
+        self.tail
+    }
+
     /// Notes what a prefetch got, for the line of the read that follows it.
     pub(super) fn note_prefetched(&mut self, request_id: String, loaded_count: u32) {
         if loaded_count == 0 {
@@ -189,7 +194,9 @@ impl Store {
 
     /// Makes the next slices look into every session's ring, when they have looked into all since the last call.
     pub(super) fn want_events(&mut self) {
-        self.events.cursor.get_or_insert(0);
+        if self.events.cursor.is_none() && self.any_has_events() {
+            self.events.cursor = Some(0);
+        }
     }
 
     /// Goes on with the drain of a tick.
@@ -201,8 +208,9 @@ impl Store {
             }
             // The check comes after a step, so that every call makes some headway.
             self.events.taken += 1;
+            let has_more = self.has_events(slot) && self.take_event(slot, effort);
             // One ring full at most, or a session that reads without pause would never let the round end.
-            if !self.take_event(slot, effort) || self.events.taken >= EVENT_RECORDS {
+            if !has_more || self.events.taken >= EVENT_RECORDS {
                 self.events.cursor = Some(slot + 1);
                 self.events.taken = 0;
             }
@@ -249,6 +257,7 @@ impl Store {
             ledger.events.tail += 1;
             ledger.lease.events.release(ledger.events.tail);
         }
+        self.renew_glance(slot);
     }
 
     fn note_read(&mut self, slot: usize, event: TakenEvent) {

@@ -277,6 +277,15 @@ impl Ledger {
         }
     }
 
+    /// How far its touches are taken: records of the ring, overflows that are known, and whether the bitmap is to be swept.
+    pub(super) fn recency_taken(&self) -> (u64, u64, bool) {
+        (
+            self.recency_tail,
+            self.folded[Counter::RecencyOverflows as usize],
+            self.must_sweep || self.sweep_at.is_some(),
+        )
+    }
+
     /// Log lines of reads that the client left out since the last call.
     pub fn lines_left_out(&mut self) -> u64 {
         self.grow(Counter::LinesLeftOut)

@@ -21,7 +21,7 @@
 //! either frees it or keeps it while a pin names it. The states are drawn in [`entries`].
 //!
 //! Modules, each using only those above it: `numbers`, [`stats`], [`ages`], `slice`, `links`, [`entries`], [`allocator`], [`eviction`],
-//! [`watermark`], [`names`], [`ledger`], `pins`, `parked`; then the methods of the store by theme: `sessions`,
+//! [`watermark`], [`names`], [`ledger`], `glances`, `pins`, `parked`; then the methods of the store by theme: `sessions`,
 //! `events`, `touches`, `jobs`, `guard`, [`l2`], `staging`, `reserve`, `commits`, `commit`, `pair`, `grants`, `rings`, `remove`, `scan`, `evict`, `room`, `figures`, `list`, `audit`.
 
 pub mod ages;
@@ -35,6 +35,7 @@ pub mod events;
 mod evict;
 pub mod eviction;
 mod figures;
+mod glances;
 mod grants;
 mod guard;
 mod jobs;
@@ -84,6 +85,7 @@ use entries::{EntryState, EntryTable};
 use events::EventBook;
 use evict::Pass;
 use eviction::Policy;
+use glances::Glance;
 use guard::Guard;
 use hostkv_shm_protocol::control::ControlError;
 use hostkv_shm_protocol::control::header::HeaderView;
@@ -179,6 +181,8 @@ pub struct Store {
     policy: Box<dyn Policy>,
     watermark: Watermark,
     sessions: Vec<Option<Ledger>>,
+    /// By the same slots.
+    glances: Vec<Option<Glance>>,
     session_slots: NumberMap<SessionId, usize>,
     last_session: u64,
     stats: Stats,
@@ -262,6 +266,7 @@ impl Store {
             allocator: Allocator::new(units, entry_count),
             names: Names::default(),
             sessions: Vec::new(),
+            glances: Vec::new(),
             session_slots: NumberMap::default(),
             last_session: 0,
             stats: Stats::default(),

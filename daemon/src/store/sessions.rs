@@ -97,6 +97,7 @@ impl Store {
         if has_ring {
             self.rings.add(slot);
         }
+        self.renew_glance(slot);
         self.session_slots.insert(id, slot);
     }
 
@@ -147,6 +148,7 @@ impl Store {
         let Some(mut ledger) = self.sessions[slot].take() else {
             return;
         };
+        self.renew_glance(slot);
         self.session_slots.remove(&id);
         self.note_session_end(&mut ledger, now);
         let held = ledger.reservations.values();

@@ -45,6 +45,7 @@ impl Store {
             }
         });
         self.stats.recency_overflows = self.stats.recency_overflows.saturating_add(step.overflowed);
+        self.renew_glance(slot);
         Some(step)
     }
 
@@ -52,9 +53,17 @@ impl Store {
     pub(super) fn drain_recency(&mut self, now: Nanos, effort: &mut Effort) -> bool {
         // The check comes after a step, so that every call makes some headway.
         while self.recency.slot < self.sessions.len() {
-            let may_sweep = !self.recency.has_begun;
-            let step = self.drain_recency_of(self.recency.slot, RECENCY_BATCH, may_sweep, now);
+            let slot = self.recency.slot;
             effort.spend(Effort::SLOT);
+            if !self.recency.has_begun && !self.has_touches(slot) {
+                self.recency.slot += 1;
+                if effort.is_spent() {
+                    break;
+                }
+                continue;
+            }
+            let may_sweep = !self.recency.has_begun;
+            let step = self.drain_recency_of(slot, RECENCY_BATCH, may_sweep, now);
             self.recency.has_begun = true;
             // One sweep and one ring full at most, or a session that reads without pause would never let the round end.
             let is_over = step.is_none_or(|step| {

@@ -302,6 +302,15 @@ impl Events {
             .load(Ordering::Relaxed)
     }
 
+    /// Daemon: whether places from `position` on have been claimed; their records may not be finished yet.
+    #[inline]
+    pub fn has_claims(&self, position: u64) -> bool {
+        // Relaxed: a hint; a claim that is not seen now is seen at the next look.
+        self.word(offset_of!(LeaseHeader, event_head))
+            .load(Ordering::Relaxed)
+            != position
+    }
+
     /// Daemon: copies the record at its private `position` out and checks it.
     pub fn take(&self, position: u64) -> Taken {
         if self.capacity() == 0 {

@@ -126,6 +126,13 @@ impl Recency {
         beyond.len()
     }
 
+    /// Daemon: whether places from `tail` on have been claimed; their records may not be finished yet.
+    #[inline]
+    pub fn has_claims(&self, tail: u64) -> bool {
+        // Relaxed: a hint; a claim that is not seen now is seen at the next look.
+        self.head().load(Ordering::Relaxed) != tail
+    }
+
     /// Daemon: takes finished records from its private `tail` on, at most `most`, and gives the new tail.
     pub fn drain(&self, tail: u64, most: usize, mut visit: impl FnMut(EntryNumber)) -> u64 {
         let mut position = tail;

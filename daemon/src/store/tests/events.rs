@@ -143,3 +143,52 @@ fn without_telemetry_nothing_is_collected() {
         .close_session(client.id, SessionEnd::Death, pool.now);
     assert_eq!(events(&mut pool), []);
 }
+
+#[test]
+fn a_tick_has_work_only_for_sessions_that_left_something() {
+    let mut pool = Pool::new(Options::default());
+    pool.store.collect_events();
+    let clients: Vec<_> = (0..5).map(|_| pool.client()).collect();
+    let tick = |pool: &mut Pool| {
+        // In the same second: a new one has work of its own.
+        pool.now += SECOND / 100;
+        pool.store.tick(pool.now);
+        pool.store.has_work()
+    };
+    pool.next_second();
+    pool.settle();
+    assert!(!tick(&mut pool), "nobody has read");
+    let (reader, toucher) = (clients[3], clients[1]);
+    push(
+        reader,
+        &read_event(EventOp::Lookup, EventPhase::Start, 1, 0),
+    );
+    assert!(toucher.recency.touch(EntryNumber(0)));
+    let slot_of = |pool: &Pool, client: Client| pool.store.session_slots[&client.id];
+    let has_touched = slot_of(&pool, toucher);
+    assert!(pool.store.has_touches(has_touched));
+    assert!(tick(&mut pool), "an event waits");
+    assert!(!pool.store.has_touches(has_touched), "the tick took it");
+    pool.settle();
+    assert_eq!(pool.store.take_events().len(), 1);
+    assert!(!tick(&mut pool), "all is taken");
+    // A place that was claimed and never written is looked at in vain, and what follows another's goes on.
+    assert!(reader.events.claim(0).is_some());
+    push(
+        toucher,
+        &read_event(EventOp::Lookup, EventPhase::Start, 2, 0),
+    );
+    assert!(tick(&mut pool));
+    pool.settle();
+    assert_eq!(pool.store.take_events().len(), 1);
+    // The slot of a session that has ended says nothing, and speaks for the next one in it.
+    let slot = slot_of(&pool, reader);
+    pool.store
+        .close_session(reader.id, SessionEnd::Bye, pool.now);
+    pool.settle();
+    assert!(!pool.store.has_events(slot) && !tick(&mut pool));
+    let next = pool.client();
+    assert_eq!(slot_of(&pool, next), slot);
+    push(next, &read_event(EventOp::Lookup, EventPhase::Start, 1, 0));
+    assert!(pool.store.has_events(slot) && tick(&mut pool));
+}
