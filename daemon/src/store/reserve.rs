@@ -90,7 +90,10 @@ impl Store {
             (None, Some(slot)) => Payer::Session(slot),
             (None, None) => return Advance::Done,
         };
-        let mut granted = Granted::default();
+        let mut granted = Granted {
+            most: progress.request.items.len() - progress.answers.len(),
+            ..Granted::default()
+        };
         let advance = self.answer_items(payer, progress, &mut granted, effort);
         self.book_keyspace(&mut granted);
         if let Payer::Session(slot) = payer {
@@ -265,6 +268,9 @@ impl Store {
         match payer {
             Payer::Session(slot) => {
                 self.charge(slot, bytes);
+                if granted.entries.is_empty() {
+                    granted.entries.reserve_exact(granted.most);
+                }
                 granted.entries.push(entry);
             }
             Payer::Daemon => self.charge_load(entry, bytes),
@@ -407,6 +413,8 @@ pub(super) enum Advance {
 /// What one step of a reserve granted and has not booked yet: a batch is looked up in the tables once, not each of its keys.
 #[derive(Debug)]
 struct Granted {
+    /// How many it can be.
+    most: usize,
     entries: Vec<EntryNumber>,
     /// Of the first of them.
     first_keyspace: Option<KeyspaceId>,
@@ -420,6 +428,7 @@ struct Granted {
 impl Default for Granted {
     fn default() -> Granted {
         Granted {
+            most: 0,
             entries: Vec::new(),
             first_keyspace: None,
             keyspace: KeyspaceId(0),
