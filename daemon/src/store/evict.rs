@@ -22,7 +22,7 @@ use crate::config::EvictionPolicy;
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 
 /// Most victims of one batch.
-const BATCH_ENTRIES: u32 = 256;
+pub(super) const BATCH_ENTRIES: u32 = 256;
 /// Victims that a batch has, if there are so many, however little of the slice is left: each batch costs a scan.
 const LEAST_BATCH_ENTRIES: u32 = 64;
 /// Entries that the search for victims may pass over in one slice.

@@ -13,7 +13,7 @@
 //! A reserve that lacks room within the quota of its keyspace is served in the same way, by victims of that keyspace alone.
 
 use super::entries::EntryState;
-use super::evict::{SEARCH_STEPS, Want};
+use super::evict::{BATCH_ENTRIES, SEARCH_STEPS, Want};
 use super::parked::{Lack, Progress, Resumed};
 use super::reserve::Advance;
 use super::slice::Effort;
@@ -170,7 +170,8 @@ impl Store {
         self.rescan_for(progress, now)
     }
 
-    /// What the rest of a reserve lacks: for new keys only, as far as the quotas go, beyond what is free.
+    /// What the rest of a reserve lacks: for new keys only, as far as the quotas go, beyond what is free. Not for more keys than
+    /// a batch has victims: what comes behind them is looked up when it is their turn, and not for each batch again.
     fn want_of(&self, progress: &Progress, lack: Lack, effort: &mut Effort) -> Want {
         let held = self
             .session_slots
@@ -209,6 +210,9 @@ impl Store {
             }
             bytes += item_bytes;
             entries += 1;
+            if entries == BATCH_ENTRIES {
+                break;
+            }
         }
         match lack {
             Lack::Entry => Want {
