@@ -5,6 +5,7 @@
 //! ```text
 //!   hostkv-test-counted SOCKET reads KEYS ROUNDS      ROUNDS times acquire + release of KEYS keys that are there
 //!   hostkv-test-counted SOCKET stores KEYS ROUNDS     ROUNDS times reserve, copy and commit of KEYS new keys
+//!   hostkv-test-counted SOCKET small KEYS ROUNDS       the same with the smallest objects, for what only the daemon does
 //!   hostkv-test-counted SOCKET pairs KEYS ROUNDS      the same, with each commit and the next reserve in one call
 //! ```
 //!
@@ -39,7 +40,7 @@ const BATCH: usize = 250;
 const WARM_UP: usize = 64;
 /// Length of an object, in bytes: a few pages, streamed by `hostkv_copy`.
 const OBJECT_BYTES: u64 = 128 << 10;
-/// Length of an object that is only read, in bytes.
+/// Length of an object whose bytes do not matter, in bytes.
 const SMALL_BYTES: u64 = 64;
 
 /// The system's allocator, counted.
@@ -287,12 +288,12 @@ fn reads(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
 }
 
 /// The items of so many stores.
-fn batches(key_count: usize, count: usize) -> Vec<Vec<hostkv_reserve_item>> {
+fn batches(key_count: usize, count: usize, len_bytes: u64) -> Vec<Vec<hostkv_reserve_item>> {
     (0..count)
         .map(|round| {
             items(
                 &keys(&format!("stored-{key_count}-{round}"), key_count),
-                OBJECT_BYTES,
+                len_bytes,
             )
         })
         .collect()
@@ -300,7 +301,7 @@ fn batches(key_count: usize, count: usize) -> Vec<Vec<hostkv_reserve_item>> {
 
 fn pairs(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
     let source = vec![7; OBJECT_BYTES as usize];
-    let batches = batches(key_count, 1 + WARM_UP + rounds);
+    let batches = batches(key_count, 1 + WARM_UP + rounds, OBJECT_BYTES);
     let mut handle: *mut hostkv_reservation = null_mut();
     let mut before = taken();
     // SAFETY: the session is open, the items are there, and each reservation is used until its commit.
@@ -326,9 +327,9 @@ fn pairs(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
     (after.0 - before.0, after.1 - before.1)
 }
 
-fn stores(work: &Work, key_count: usize, rounds: usize) -> (u64, i64) {
-    let source = vec![7; OBJECT_BYTES as usize];
-    let batches = batches(key_count, WARM_UP + rounds);
+fn stores(work: &Work, key_count: usize, rounds: usize, len_bytes: u64) -> (u64, i64) {
+    let source = vec![7; len_bytes as usize];
+    let batches = batches(key_count, WARM_UP + rounds, len_bytes);
     let (warm_up, counted) = batches.split_at(WARM_UP);
     warm_up
         .iter()
@@ -350,9 +351,10 @@ fn main() {
     let work = open(socket);
     let (allocations, faults) = match what.as_str() {
         "reads" => reads(&work, key_count, rounds),
-        "stores" => stores(&work, key_count, rounds),
+        "stores" => stores(&work, key_count, rounds, OBJECT_BYTES),
+        "small" => stores(&work, key_count, rounds, SMALL_BYTES),
         "pairs" => pairs(&work, key_count, rounds),
-        other => panic!("{other} is none of reads, stores and pairs"),
+        other => panic!("{other} is none of reads, stores, small and pairs"),
     };
     println!("allocations {allocations} faults {faults}");
     // SAFETY: the handle is used for the last time.
