@@ -26,7 +26,7 @@ table='
 '
 # keys, instructions of the daemon for one reserve and commit
 stores='
-32 49450
+32 46578
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }
