@@ -4,9 +4,9 @@
 //!
 //! ```text
 //!   closed ──failures in a row reach FAILURES_TO_OPEN──> open ──after a pause──> half open, one probe at work
-//!     ^                                                    ^                        │ fails: twice the pause │ works
-//!     │                                                    └────────────────────────┘                        │
-//!     └──────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!     ^                                                    ^    fails or is late: twice the pause │       │ works
+//!     │                                                    └──────────────────────────────────────┘       │
+//!     └───────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
 use std::time::{Duration, Instant};
@@ -33,6 +33,7 @@ pub(super) struct Breaker {
     state: BreakerState,
     failures: u32,
     pause: Duration,
+    /// When the next probe is due, or when the one at work was.
     probe_at: Instant,
     openings_count: u64,
 }
@@ -90,8 +91,19 @@ impl Breaker {
         let is_due = self.state == BreakerState::Open && now >= self.probe_at;
         if is_due {
             self.state = BreakerState::HalfOpen;
+            self.probe_at = now;
         }
         is_due
+    }
+
+    /// Whether the probe at work was due so long ago that nothing is expected of it any more; that is a probe that failed.
+    pub(super) fn gives_up_probe(&mut self, timeout: Duration, now: Instant) -> bool {
+        let is_late = self.state == BreakerState::HalfOpen
+            && now.saturating_duration_since(self.probe_at) >= timeout;
+        if is_late {
+            self.probed(false, now);
+        }
+        is_late
     }
 
     /// What the probe found.
@@ -141,5 +153,23 @@ mod tests {
         assert_eq!(breaker.state(), BreakerState::Closed);
         assert_eq!(breaker.openings_count(), 1);
         assert!(!breaker.failed(Weight::Error, now));
+    }
+
+    #[test]
+    fn a_probe_that_does_not_end_is_one_that_failed() {
+        let begin = Instant::now();
+        let timeout = Duration::from_secs(2);
+        let mut breaker = Breaker::new(begin);
+        assert!(!breaker.gives_up_probe(timeout, begin + timeout), "closed");
+        breaker.open(begin);
+        let now = begin + FIRST_PAUSE;
+        assert!(!breaker.gives_up_probe(timeout, now + timeout), "open");
+        assert!(breaker.take_probe(now));
+        assert!(!breaker.gives_up_probe(timeout, now + timeout - Duration::from_millis(1)));
+        let now = now + timeout;
+        assert!(breaker.gives_up_probe(timeout, now));
+        assert_eq!(breaker.state(), BreakerState::Open);
+        assert!(!breaker.take_probe(now + FIRST_PAUSE), "twice the pause");
+        assert!(breaker.take_probe(now + FIRST_PAUSE * 2));
     }
 }

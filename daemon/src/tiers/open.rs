@@ -35,13 +35,18 @@ pub(super) fn open(spec: &AdapterSpec, payload: PayloadBytes) -> Result<Arc<dyn 
 /// The least that an opening may take: it makes folders, looks names up, logs in.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the opening of what a spec says may take.
+pub(super) fn timeout_of(spec: &AdapterSpec) -> Duration {
+    spec.timeout.max(LEAST_TIMEOUT)
+}
+
 /// Opens what a spec says, or gives up at its deadline; then the thread that waits goes on alone.
 pub(super) fn open_in_time(
     spec: &AdapterSpec,
     payload: PayloadBytes,
 ) -> Result<Arc<dyn Backend>, Fault> {
     let (sender, receiver) = channel();
-    let timeout = spec.timeout.max(LEAST_TIMEOUT);
+    let timeout = timeout_of(spec);
     let spec = spec.clone();
     Builder::new()
         .name(super::OPEN_THREAD.to_owned())

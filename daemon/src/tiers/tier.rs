@@ -12,13 +12,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::TierFigures;
 use super::backend::{Backend, Fault};
 use super::breaker::{Breaker, Weight};
 use super::figures::{BreakerState, FailureReason, Traffic};
 use super::jobs::{LoadJob, LookupJob, StoreJob, Tally};
 use super::key::TierKey;
 use super::spec::{Adapter, AdapterSpec};
+use super::{TierFigures, open};
 
 /// Most objects that wait to be stored.
 const MOST_STORES: usize = 1024;
@@ -353,7 +353,11 @@ impl Tier {
     /// The probe is over; `found` is the backend that works.
     pub(super) fn probed(&self, ticket: Ticket, found: Result<Arc<dyn Backend>, Fault>) -> Flushed {
         let mut inner = self.inner();
-        inner.running.remove(&ticket);
+        let probe = inner.running.remove(&ticket);
+        // The watch has given it up, and another may be at work by now.
+        if probe.is_none_or(|probe| probe.is_overdue) {
+            return Flushed::default();
+        }
         inner.breaker.probed(found.is_ok(), Instant::now());
         let mut flushed = Flushed::default();
         if let Ok(backend) = found {
@@ -396,7 +400,20 @@ impl Tier {
             flushed.stores.extend(more.stores);
             flushed.news = flushed.news.or(more.news);
         }
-        if inner.breaker.take_probe(now) {
+        let probe_timeout = match inner.backend {
+            Some(_) => timeout,
+            None => open::timeout_of(&self.spec),
+        };
+        if inner.breaker.gives_up_probe(probe_timeout, now) {
+            inner.is_probe_due = false;
+            let probes = inner.running.values_mut();
+            probes
+                .filter(|running| running.kind == Kind::Probe)
+                .for_each(|probe| probe.is_overdue = true);
+        }
+        // Probes that hang leave threads for what is to be done once one of them works.
+        let probes = inner.running.values().filter(|r| r.kind == Kind::Probe);
+        if probes.count() < (self.thread_count / 2).max(1) && inner.breaker.take_probe(now) {
             inner.is_probe_due = true;
             self.wake.notify_one();
         }

@@ -91,6 +91,26 @@ fn a_tier_that_hangs_delays_a_lookup_by_its_deadline_and_the_end_not_at_all() {
 }
 
 #[test]
+fn probes_that_hang_are_given_up_at_their_deadline_and_leave_the_tier_alone() {
+    let (mut pool, _folders) = beside_a_sound_one_within(200, "hang", 1.0);
+    for number in 0..2 {
+        pool.submit_store(number, range(number * 4096, 4096));
+    }
+    for _ in 0..4 {
+        pool.until_breaker(0, BreakerState::Open);
+        pool.until_breaker(0, BreakerState::HalfOpen);
+        // What is asked meanwhile is the other tier's.
+        assert!(pool.store(10, range(1 << 20, LEN)).has(1));
+        if pool.figures(0).running == 4 {
+            break;
+        }
+    }
+    pool.until_breaker(0, BreakerState::Open);
+    let tiers = pool.tiers.take().unwrap();
+    assert!(tiers.shutdown(Duration::from_millis(300)));
+}
+
+#[test]
 fn a_tier_that_is_slow_within_its_deadline_is_used_and_not_left_alone() {
     let (mut pool, _folders) = beside_a_sound_one("slow", 1.0);
     let stored = pool.store(1, range(0, LEN));
