@@ -57,7 +57,7 @@ pub struct Allocator {
 impl Allocator {
     /// An allocator of `capacity_units` that are all free, for entries 0 to `entry_count - 1`.
     ///
-    /// Reserves 48 bytes of address space per entry; the memory comes as numbers come into use.
+    /// Takes 24 bytes per entry, and as much of address space for holes, whose memory comes as their numbers come into use.
     ///
     /// # Panics
     ///
@@ -68,7 +68,7 @@ impl Allocator {
             "{entry_count} entries are more than the {MAX_ENTRY_COUNT} an allocator can serve"
         );
         let mut allocator = Allocator {
-            nodes: Nodes::new(2 * entry_count + 1),
+            nodes: Nodes::new(entry_count),
             bins: Bins::new(),
             entry_count,
             capacity_units,

@@ -14,12 +14,17 @@
 //! ```
 //!
 //! A node whose `units` is 0 stands for nothing. A link holds the number of a node plus one, 0 means none. So the
-//! all-zero table is the empty table.
+//! all-zero table is the empty table. The extents' half is written at the start. The holes' half comes as zeroed pages: numbers
+//! that were given back are used again before fresh ones, so no more of it is ever touched than there were holes at one time,
+//! which is far fewer than entries.
 
-use crate::store::resident::resident;
+use crate::store::resident::make_resident;
 use std::mem::size_of;
 
 /// The words of one node; the module's story names them.
+///
+/// A bare array and not a struct, because `vec!` asks the system for zeroed pages only for element types that it knows
+/// to be zero, and it knows arrays of integers.
 pub(super) type NodeWords = [u32; 6];
 
 const _: () = assert!(size_of::<NodeWords>() == 24);
@@ -50,11 +55,12 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// A table of `count` nodes that stand for nothing.
-    pub(super) fn new(count: u32) -> Nodes {
-        Nodes {
-            words: resident(count as usize, [0; 6]),
-        }
+    /// A table of nodes that stand for nothing, for so many entries and the holes between their extents.
+    pub(super) fn new(entry_count: u32) -> Nodes {
+        let mut words: Box<[NodeWords]> =
+            vec![[0; 6]; 2 * entry_count as usize + 1].into_boxed_slice();
+        make_resident(&mut words[..entry_count as usize], [0; 6]);
+        Nodes { words }
     }
 
     /// How many nodes the table has.
