@@ -41,7 +41,7 @@ fn awake(report: &mut Report, echo: &Echo) -> Result<(), String> {
         echo,
     };
     let stored = bench.store(LEN)?;
-    let copy = stored.median(|run| run.copy);
+    let copy = stored.median(|run| run.limit.copy);
     report.row(
         Row::new(
             work,

@@ -153,7 +153,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
             store.median(|run| run.batched),
             store.median(|run| run.single),
             read.median(|run| run.1),
-            store.median(|run| run.copy),
+            store.median(|run| run.limit.copy),
         ];
         for (series, ns) in series.iter_mut().zip(figures) {
             series.points.push((len as f64, per_second(ns)));
@@ -213,6 +213,11 @@ pub(super) struct Stored {
     paired: f64,
     /// The same, with two batches asked for ahead and no wait for an answer that is not there.
     ahead: f64,
+    pub(super) limit: StoreLimit,
+}
+
+/// What a store takes at least, in nanoseconds.
+pub(super) struct StoreLimit {
     pub(super) copy: f64,
     /// A round trip beside one copy, and beside a batch of them.
     trip: f64,
@@ -261,13 +266,12 @@ impl Bench<'_> {
             self.check(&stored, len)?;
             // The extents come back, so that no run waits for an eviction.
             remove(self.session, self.keyspace, &stored)?;
-            let limit = self.limit(&source, len, batch, [singles, batches])?;
             Ok(Stored {
                 single: median_of(single),
                 batched: median_of(batched),
                 paired,
                 ahead,
-                ..limit
+                limit: self.limit(&source, len, batch, [singles, batches])?,
             })
         })
     }
@@ -355,7 +359,7 @@ impl Bench<'_> {
         len: u64,
         batch: u64,
         counts: [u64; 2],
-    ) -> Result<Stored, String> {
+    ) -> Result<StoreLimit, String> {
         let items = items((1 << 50)..(1 << 50) + batch, len);
         let reservation = self
             .session
@@ -391,11 +395,7 @@ impl Bench<'_> {
             }
             Ok(median_of(pairs))
         };
-        let limit = Stored {
-            single: 0.0,
-            batched: 0.0,
-            paired: 0.0,
-            ahead: 0.0,
+        let limit = StoreLimit {
             copy: best.0,
             trip: trip_around(1, counts[0])?,
             trip_of_batch: trip_around(batch, counts[1])?,
@@ -536,8 +536,11 @@ fn add_rows(
         .peers(of_peers(|peer| peer.read))
         .noise(read.noise),
     );
-    let (copy, trip) = (store.median(|run| run.copy), store.median(|run| run.trip));
-    let trip_of_batch = store.median(|run| run.trip_of_batch);
+    let (copy, trip) = (
+        store.median(|run| run.limit.copy),
+        store.median(|run| run.limit.trip),
+    );
+    let trip_of_batch = store.median(|run| run.limit.trip_of_batch);
     report.row(
         Row::new(
             format!("store one by one, {size}"),
