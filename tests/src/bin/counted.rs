@@ -5,8 +5,8 @@
 //! ```text
 //!   hostkv-test-counted SOCKET reads KEYS ROUNDS      ROUNDS times acquire + release of KEYS keys that are there
 //!   hostkv-test-counted SOCKET stores KEYS ROUNDS     ROUNDS times reserve, copy and commit of KEYS new keys
-//!   hostkv-test-counted SOCKET small KEYS ROUNDS       the same with the smallest objects, for what only the daemon does
 //!   hostkv-test-counted SOCKET pairs KEYS ROUNDS      the same, with each commit and the next reserve in one call
+//!   hostkv-test-counted SOCKET small KEYS ROUNDS      as stores, of the smallest objects, for what only the daemon does
 //! ```
 //!
 //! It prints what the rounds took altogether: `allocations N faults N`. What is counted happens inside
