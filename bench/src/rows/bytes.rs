@@ -22,8 +22,12 @@ const WORD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 const WITHIN_MS: u32 = 5000;
 /// Bytes that a run stores, so that larger objects do not take longer.
 const RUN_BYTES: u64 = 64 << 20;
-/// Objects that are read in turns.
-const READ_OBJECTS: u64 = 16;
+/// Least bytes, and least number, of the objects that are read in turns: more than a core's own caches hold.
+const READ_BYTES: u64 = 16 << 20;
+const LEAST_READ_OBJECTS: u64 = 16;
+/// The next object that is read is so many further on, so that no prefetcher runs from one object into the next one that
+/// is asked for. Odd, hence coprime to the number of objects, which is a power of two.
+const READ_STRIDE: usize = 7;
 /// A pool whose reserve quota (an eighth) has room for 32 objects of 16 MiB.
 const POOL: [&str; 2] = ["--l1-size-gb", "4"];
 
@@ -175,12 +179,13 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
             .collect()
     };
     let remark = format!(
-        "Reading, {READ_OBJECTS} objects in turns, time a byte: {} Storing one by one pays two round trips an object, so it \
+        "Reading, {} MiB of objects in turns but at least {LEAST_READ_OBJECTS}, time a byte: {} Storing one by one pays two round trips an object, so it \
          reaches the copy only where the copy takes much longer than they do; in batches of {} MiB it does everywhere.",
+        READ_BYTES >> 20,
         explain(
             &invert(&series[0].points),
             Unit::Bytes,
-            |len| len * READ_OBJECTS as f64,
+            |len| len * read_objects(len as u64) as f64,
             &capacities(2 << 20)
         ),
         BATCH_BYTES >> 20,
@@ -203,6 +208,16 @@ const BATCH_BYTES: u64 = 128 << 20;
 
 fn batch_of(len: u64) -> u64 {
     (BATCH_BYTES / len).clamp(2, 32)
+}
+
+/// Objects of a length that are read in turns.
+fn read_objects(len: u64) -> u64 {
+    (READ_BYTES / len).max(LEAST_READ_OBJECTS)
+}
+
+/// Extents that copies go to in turns, as a run's stores do: each is out of the caches when its turn comes again.
+fn copy_extents(len: u64) -> u64 {
+    (RUN_BYTES / len).clamp(batch_of(len), 1024)
 }
 
 /// One run of storing, in nanoseconds an object.
@@ -360,7 +375,7 @@ impl Bench<'_> {
         batch: u64,
         counts: [u64; 2],
     ) -> Result<StoreLimit, String> {
-        let items = items((1 << 50)..(1 << 50) + batch, len);
+        let items = items((1 << 50)..(1 << 50) + copy_extents(len), len);
         let reservation = self
             .session
             .reserve(self.keyspace, &items, &Default::default())
@@ -368,28 +383,29 @@ impl Bench<'_> {
         let spans = (0..items.len())
             .map(|index| reservation.span(index).map_err(said))
             .collect::<Result<Vec<_>, String>>()?;
-        let copy_to = |copy: copy::Copy, turn: usize| {
+        let mut turn = 0;
+        let mut copy_next = |copy: copy::Copy| {
             let span = &spans[turn % spans.len()];
+            turn += 1;
             // SAFETY: the span is ours until the abort, aligned to 64, as long as the source, a multiple of 256.
             unsafe { copy(span.data, source.as_ptr().cast(), len as usize) };
         };
-        let turns = (RUN_BYTES / 4 / len).clamp(batch, 256) as usize;
         let mut best = (f64::MAX, copies()[0].1);
         for (_, copy) in copies() {
-            let ns = typical_ns(turns, 1, |turn| {
-                copy_to(copy, turn);
+            let ns = typical_ns(spans.len(), 1, |_| {
+                copy_next(copy);
                 Ok(())
             })?;
             if ns < best.0 {
                 best = (ns, copy);
             }
         }
-        let trip_around = |copies: u64, count: u64| -> Result<f64, String> {
+        let mut trip_around = |copies: u64, count: u64| -> Result<f64, String> {
             let mut pairs = Vec::new();
             for _ in 0..count {
                 let before = self.echo.trips_ns(1)?;
-                for turn in 0..copies as usize {
-                    copy_to(best.1, turn);
+                for _ in 0..copies {
+                    copy_next(best.1);
                 }
                 pairs.push((before[0] + self.echo.trips_ns(1)?[0]) / 2.0);
             }
@@ -428,7 +444,7 @@ impl Bench<'_> {
     /// Acquires and reads objects in turns, and sums the same bytes without asking, in every run.
     fn read(&self, len: u64) -> Result<Runs<(f64, f64)>, String> {
         let source = vec![WORD; len as usize / 8];
-        let numbers = (1_u64 << 60)..(1 << 60) + READ_OBJECTS;
+        let numbers = (1_u64 << 60)..(1 << 60) + read_objects(len);
         let keys: Vec<ChunkKey> = numbers.clone().map(key).collect();
         let items = items(numbers, len);
         for items in items.chunks(batch_of(len) as usize) {
@@ -442,13 +458,12 @@ impl Bench<'_> {
             .map(|index| lease.span(index).map_err(said))
             .collect::<Result<Vec<_>, String>>()?;
         let turns = (RUN_BYTES * 4 / len).clamp(64, 2048) as usize;
+        let at = |turn: usize| turn * READ_STRIDE % keys.len();
         let measured = runs(&[], || {
-            let ours = typical_ns(turns, 1, |turn| {
-                self.read_one(&keys[turn % keys.len()], len)
-            })?;
+            let ours = typical_ns(turns, 1, |turn| self.read_one(&keys[at(turn)], len))?;
             let limit = typical_ns(turns, 1, |turn| {
                 // SAFETY: the lease keeps the span readable, and nobody writes it.
-                let sum = unsafe { copy::sum(spans[turn % spans.len()].data, len as usize / 8) };
+                let sum = unsafe { copy::sum(spans[at(turn)].data, len as usize / 8) };
                 is_right(sum, len as usize)
             })?;
             Ok((ours, limit))
@@ -471,7 +486,7 @@ struct PeerBytes {
 impl PeerBytes {
     fn measure(peer: &mut dyn Peer, len: u64) -> Result<PeerBytes, String> {
         let bytes: Vec<u8> = WORD.to_le_bytes().repeat(len as usize / 8);
-        let keys: Vec<ChunkKey> = (0..READ_OBJECTS).map(key).collect();
+        let keys: Vec<ChunkKey> = (0..read_objects(len)).map(key).collect();
         peer.clear()?;
         // The first round makes the room that later ones write into.
         peer.store(&keys, &bytes)?;
