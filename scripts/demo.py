@@ -9,6 +9,8 @@ Starts a daemon and five engine processes, one after the other:
     r  half of the prompt is other, no cache         the reference for 3
     3  that prompt: restores the half that is shared logits as r
 
+and with --rounds N a sixth, which restores and stores the first prompt N times and copies the same bytes as often.
+
 Logits are compared bit for bit, and the daemon's counters with what the processes say they did. The last
 line is `demo: ok: …`; any failure is one sentence on standard error and exit code 1.
 """
@@ -58,11 +60,21 @@ def demonstrate(arguments):
             "lmcache_mp:l1_evicted_keys_total": 0,
         }
         show_and_check_counters(before, daemon.metrics(), expected)
+        if arguments.rounds > 0:
+            rounds = runs.run("m", f"{arguments.rounds} rounds", daemon.socket, "--rounds", arguments.rounds)["rounds"]
+            print(f"\nmedians of {arguments.rounds} rounds, in seconds")
+            for direction in ("restore", "save"):
+                print(
+                    f"  {direction:8} {rounds[f'{direction}_s']:.6f}  memcpy {rounds[f'{direction}_memcpy_s']:.6f}"
+                    f"  hostkv_copy {rounds[f'{direction}_copy_s']:.6f}"
+                )
     return cold["first_token_s"], warm["first_token_s"]
 
 
 def main():
-    arguments = parser_of("Shows a prefix cache between engine processes.").parse_args()
+    parser = parser_of("Shows a prefix cache between engine processes.")
+    parser.add_argument("--rounds", type=int, default=0)
+    arguments = parser.parse_args()
     stop_on_signals()
     try:
         if arguments.tokens < 2 * CHUNK_TOKENS + 1:

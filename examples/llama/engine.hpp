@@ -108,6 +108,9 @@ public:
         llama_synchronize(context_.get());
     }
 
+    // Tensors that hold the sequence: keys and values of each layer.
+    std::size_t tensor_count() const { return 2 * static_cast<std::size_t>(llama_model_n_layer(model_.get())); }
+
     std::vector<float> logits() const {
         const float *last = llama_get_logits_ith(context_.get(), -1);
         if (last == nullptr) throw std::runtime_error("llama.cpp has no logits");

@@ -11,6 +11,7 @@
 
 #include "engine.hpp"
 #include "prefix_cache.hpp"
+#include "rounds.hpp"
 
 #include <getopt.h>
 
@@ -30,6 +31,7 @@ struct Options {
     std::size_t generate_count = 8;
     std::uint64_t seed = 1;
     std::uint32_t prefetch_ms = 0;
+    std::size_t round_count = 0;
     bool is_cached = true;
     bool is_verified = false;
 };
@@ -48,6 +50,7 @@ constexpr const char *usage =
     "  --no-cache          do not use the pool\n"
     "  --prefetch MS       have the prefix brought into the pool out of the daemon's tiers, and wait so long for it (0)\n"
     "  --logits FILE       write the first token's logits there, as floats\n"
+    "  --rounds N          at the end store and restore the prompt N times, beside copies of the same bytes (0)\n"
     "  --verify            compute everything again without the cache; a differing bit is a failure\n";
 
 [[noreturn]] void refuse(const std::string &sentence) {
@@ -65,7 +68,7 @@ std::uint64_t number(const char *option, const char *text, std::uint64_t low, st
 }
 
 Options parse(int argc, char **argv) {
-    enum { model = 1, prompt, tokens, seed, vary_from, generate, threads, kv_type, no_flash, socket, no_cache, prefetch, logits, verify };
+    enum { model = 1, prompt, tokens, seed, vary_from, generate, threads, kv_type, no_flash, socket, no_cache, prefetch, logits, rounds, verify };
     static const option known[] = {
         {"model", required_argument, nullptr, model},       {"prompt", required_argument, nullptr, prompt},
         {"tokens", required_argument, nullptr, tokens},     {"seed", required_argument, nullptr, seed},
@@ -73,8 +76,8 @@ Options parse(int argc, char **argv) {
         {"threads", required_argument, nullptr, threads},   {"kv-type", required_argument, nullptr, kv_type},
         {"no-flash", no_argument, nullptr, no_flash},       {"socket", required_argument, nullptr, socket},
         {"no-cache", no_argument, nullptr, no_cache},       {"prefetch", required_argument, nullptr, prefetch},
-        {"logits", required_argument, nullptr, logits},     {"verify", no_argument, nullptr, verify},
-        {nullptr, 0, nullptr, 0},
+        {"logits", required_argument, nullptr, logits},     {"rounds", required_argument, nullptr, rounds},
+        {"verify", no_argument, nullptr, verify},           {nullptr, 0, nullptr, 0},
     };
     constexpr std::uint64_t most_tokens = 1 << 20;
     Options options;
@@ -97,6 +100,7 @@ Options parse(int argc, char **argv) {
         case no_cache: options.is_cached = false; break;
         case prefetch: options.prefetch_ms = static_cast<std::uint32_t>(number("prefetch", optarg, 0, 3600000)); break;
         case logits: options.logits_path = optarg; break;
+        case rounds: options.round_count = number("rounds", optarg, 0, 1000); break;
         case verify: options.is_verified = true; break;
         default: refuse("unknown or incomplete option.");
         }
@@ -223,12 +227,25 @@ void run(const Options &options) {
         if (!is_equal(first_logits, fresh.logits())) throw std::runtime_error("the first token's logits differ from a run without the cache");
     }
 
+    // Nobody's request: each round removes the chunks and stores them again.
+    RoundTimes rounds;
+    if (options.round_count > 0) {
+        if (keys.empty()) throw std::runtime_error("--rounds wants the cache and a prompt of more than " + std::to_string(chunk_tokens) + " tokens");
+        rounds = Rounds(context, *cache, keys).run(options.round_count);
+    }
+
     std::printf("{\"tokens\":%zu,\"total_chunks\":%zu,\"hit_chunks\":%zu,\"saved_chunks\":%zu,\"kv_bytes\":%" PRIu64
                 ",\"prefill_s\":%.6f,\"restore_s\":%.6f,\"save_s\":%.6f,\"first_token_s\":%.6f,\"verified\":%s,"
-                "\"logits\":\"%016" PRIx64 "\",\"generated\":[%s]}\n",
+                "\"logits\":\"%016" PRIx64 "\",\"generated\":[%s]",
                 prompt_count, last / chunk_tokens, restored.chunk_count, stored.chunk_count, restored.bytes + stored.bytes,
                 prefill_seconds, restored.seconds, stored.seconds, first_token_seconds, options.is_verified ? "true" : "false",
                 digest(first_logits), generated.c_str());
+    if (options.round_count > 0)
+        std::printf(",\"rounds\":{\"restore_s\":%.6f,\"restore_memcpy_s\":%.6f,\"restore_copy_s\":%.6f,"
+                    "\"save_s\":%.6f,\"save_memcpy_s\":%.6f,\"save_copy_s\":%.6f}",
+                    rounds.restore.engine, rounds.restore.memcpy, rounds.restore.hostkv_copy, rounds.store.engine,
+                    rounds.store.memcpy, rounds.store.hostkv_copy);
+    std::printf("}\n");
     if (std::fflush(stdout) != 0) throw std::runtime_error("cannot write the result");
 }
 

@@ -78,6 +78,9 @@ public:
         return done;
     }
 
+    // For what is not part of a request.
+    const hostkv::Keyspace &keyspace() const { return keyspace_; }
+
 private:
     static void report(const char *what, const char *sentence) {
         std::fprintf(stderr, "hostkv-llama: cache: %s: %s; going on without it.\n", what, sentence);

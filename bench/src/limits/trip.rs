@@ -40,15 +40,25 @@ impl Echo {
 
     /// One round trip: `message` goes there, `answer` comes back whole.
     pub fn trip(&self, message: &mut [u8], answer: &mut [u8]) -> Result<(), String> {
-        let socket = self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        message[..8].copy_from_slice(&(answer.len() as u64).to_le_bytes());
-        let sent = send(socket, message, MsgFlags::empty());
-        let received = recv(socket, answer, MsgFlags::empty());
-        if sent == Ok(message.len()) && received == Ok(answer.len()) {
-            Ok(())
-        } else {
-            Err(format!("a round trip failed: {sent:?}, {received:?}"))
-        }
+        self.ask(message, answer.len())?;
+        self.receive(answer)
+    }
+
+    /// The first half of a round trip: `message` goes there, and as many bytes are to come back.
+    pub fn ask(&self, message: &mut [u8], answer_bytes: usize) -> Result<(), String> {
+        message[..8].copy_from_slice(&(answer_bytes as u64).to_le_bytes());
+        let sent = send(self.fd(), message, MsgFlags::empty());
+        whole(sent, message.len())
+    }
+
+    /// The second half: an answer, waited for if it is not there yet.
+    pub fn receive(&self, answer: &mut [u8]) -> Result<(), String> {
+        let received = recv(self.fd(), answer, MsgFlags::empty());
+        whole(received, answer.len())
+    }
+
+    fn fd(&self) -> i32 {
+        self.socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Nanoseconds of each of `count` round trips of 64 bytes.
@@ -82,6 +92,14 @@ impl Echo {
 impl Drop for Echo {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn whole(moved: nix::Result<usize>, bytes: usize) -> Result<(), String> {
+    if moved == Ok(bytes) {
+        Ok(())
+    } else {
+        Err(format!("a round trip of {bytes} bytes failed: {moved:?}"))
     }
 }
 

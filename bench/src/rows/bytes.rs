@@ -237,6 +237,8 @@ pub(super) struct StoreLimit {
     /// A round trip beside one copy, and beside a batch of them.
     trip: f64,
     trip_of_batch: f64,
+    /// To send a message behind a batch of copies and to receive the answer behind the next one, when it is there.
+    messages_of_batch: f64,
 }
 
 pub(super) struct Bench<'a> {
@@ -411,13 +413,27 @@ impl Bench<'_> {
             }
             Ok(median_of(pairs))
         };
-        let limit = StoreLimit {
-            copy: best.0,
-            trip: trip_around(1, counts[0])?,
-            trip_of_batch: trip_around(batch, counts[1])?,
-        };
+        let (trip, trip_of_batch) = (trip_around(1, counts[0])?, trip_around(batch, counts[1])?);
+        let mut messages = Vec::new();
+        let (mut message, mut answer) = ([0; 64], [0; 64]);
+        self.echo.ask(&mut message, answer.len())?;
+        for _ in 0..counts[1] {
+            for _ in 0..batch {
+                copy_next(best.1);
+            }
+            let begin = Instant::now();
+            self.echo.receive(&mut answer)?;
+            self.echo.ask(&mut message, answer.len())?;
+            messages.push(begin.elapsed().as_nanos() as f64);
+        }
+        self.echo.receive(&mut answer)?;
         reservation.abort().map_err(said)?;
-        Ok(limit)
+        Ok(StoreLimit {
+            copy: best.0,
+            trip,
+            trip_of_batch,
+            messages_of_batch: median_of(messages),
+        })
     }
 
     /// Reads what was stored, every byte of it.
@@ -609,7 +625,10 @@ fn add_rows(
             store.median(|run| run.ahead),
             Goal::RatioAtMost(1.2),
         )
-        .limit("copy", copy)
+        .limit(
+            format!("copy + 1 message each way / {batch}"),
+            copy + store.median(|run| run.limit.messages_of_batch) / batch,
+        )
         .noise(store.noise),
     );
 }
@@ -624,8 +643,11 @@ fn control_row(report: &mut Report, bench: &Bench<'_>) -> Result<(), String> {
     let mut next = 1_u64 << 55;
     let measured = runs(&[bench.pool.pid()], || {
         let mut figures = Vec::new();
+        let mut trips = Vec::new();
         let mut keys = Vec::new();
         for _ in 0..CHUNKS {
+            // Ours and the limit take turns, so that the processors fall asleep as deeply for both.
+            trips.extend(bench.echo.trips_ns(2)?);
             let items = items([next], LEN);
             next += 1;
             let key = [items[0].key];
@@ -648,7 +670,7 @@ fn control_row(report: &mut Report, bench: &Bench<'_>) -> Result<(), String> {
             keys.extend(key);
         }
         remove(bench.session, bench.keyspace, &keys)?;
-        Ok((median_of(figures), median_of(bench.echo.trips_ns(200)?)))
+        Ok((median_of(figures), median_of(trips)))
     })?;
     report.row(
         Row::new(
