@@ -41,7 +41,7 @@ fn awake(report: &mut Report, echo: &Echo) -> Result<(), String> {
         echo,
     };
     let stored = bench.store(LEN)?;
-    let copy = stored.median(|run| run.limit.copy);
+    let copy = stored.median(|run| run.limit.visible_copy);
     report.row(
         Row::new(
             work,
@@ -49,7 +49,7 @@ fn awake(report: &mut Report, echo: &Echo) -> Result<(), String> {
             stored.median(|run| run.single),
             Goal::RatioAtMost((1.2 * copy + hand_over) / (copy + hand_over)),
         )
-        .limit("copy + 1 hand-over", copy + hand_over)
+        .limit("copy until visible + 1 hand-over", copy + hand_over)
         .noise(stored.noise)
         .note("target: 1.2 x copy + 1 hand-over"),
     );
