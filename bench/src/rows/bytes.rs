@@ -1,5 +1,6 @@
 //! Storing and reading objects, against copying and summing the same bytes in the same mapping, and round trips.
 
+use super::stores::Stored;
 use super::{Plan, async_commits};
 use crate::keys::key;
 use crate::limits::copy::{self, copies};
@@ -8,21 +9,18 @@ use crate::limits::ring::hand_over_ns;
 use crate::limits::trip::Echo;
 use crate::measure::{RUNS, Runs, median_of, runs, typical_ns};
 use crate::peers::{self, Peer};
-use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten, write};
+use crate::pool::{Pool, items, keyspace, remove, said, store, store_unwritten};
 use crate::report::Report;
 use crate::report::curve::{Curve, Series, capacities, explain};
 use crate::table::{Goal, Row, Unit};
-use hostkv::session::{RESERVE_NO_WAIT, Request, Session};
+use hostkv::session::Session;
 use hostkv::{ChunkKey, KeyspaceId};
-use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 /// What every stored word is.
-const WORD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
-/// How long an answer may take, in milliseconds.
-const WITHIN_MS: u32 = 5000;
+pub(super) const WORD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// Bytes that a run stores, so that larger objects do not take longer.
-const RUN_BYTES: u64 = 64 << 20;
+pub(super) const RUN_BYTES: u64 = 64 << 20;
 /// Least bytes, and least number, of the objects that are read in turns: more than a core's own caches hold.
 const READ_BYTES: u64 = 16 << 20;
 const LEAST_READ_OBJECTS: u64 = 16;
@@ -207,41 +205,13 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
 /// Most bytes of a batch.
 const BATCH_BYTES: u64 = 128 << 20;
 
-fn batch_of(len: u64) -> u64 {
+pub(super) fn batch_of(len: u64) -> u64 {
     (BATCH_BYTES / len).clamp(2, 32)
 }
 
 /// Objects of a length that are read in turns.
 fn read_objects(len: u64) -> u64 {
     (READ_BYTES / len).max(LEAST_READ_OBJECTS)
-}
-
-/// Extents that copies go to in turns, as a run's stores do: each is out of the caches when its turn comes again.
-fn copy_extents(len: u64) -> u64 {
-    (RUN_BYTES / len).clamp(batch_of(len), 1024)
-}
-
-/// One run of storing, in nanoseconds an object.
-pub(super) struct Stored {
-    pub(super) single: f64,
-    batched: f64,
-    /// In batches, each commit with the next reserve.
-    paired: f64,
-    /// The same, with two batches asked for ahead and no wait for an answer that is not there.
-    ahead: f64,
-    pub(super) limit: StoreLimit,
-}
-
-/// What a store takes at least, in nanoseconds.
-pub(super) struct StoreLimit {
-    copy: f64,
-    /// The copy of one object until another processor may be told of it: streaming stores leave this one's buffers late.
-    pub(super) visible_copy: f64,
-    /// A round trip beside one copy, and beside a batch of them.
-    trip: f64,
-    trip_of_batch: f64,
-    /// To send a message behind a batch of copies and to receive the answer behind the next one, when it is there.
-    messages_of_batch: f64,
 }
 
 pub(super) struct Bench<'a> {
@@ -252,201 +222,8 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Stores one by one and in batches, and measures the copy into the same extents and the round trip, in every run.
-    pub(super) fn store(&self, len: u64) -> Result<Runs<Stored>, String> {
-        let source = vec![WORD; len as usize / 8];
-        let batch = batch_of(len);
-        let singles = (RUN_BYTES / 2 / len).clamp(16, 200);
-        let batches = (RUN_BYTES * 2 / (len * batch)).clamp(3, 20);
-        let mut next = 1 << 40;
-        runs(&[self.pool.pid()], || {
-            let mut stored = Vec::new();
-            let mut timed = |count: u64| -> Result<f64, String> {
-                let items = items(next..next + count, len);
-                next += count;
-                stored.extend(items.iter().map(|item| item.key));
-                let begin = Instant::now();
-                store(self.session, self.keyspace, &items, &source)?;
-                Ok(begin.elapsed().as_nanos() as f64 / count as f64)
-            };
-            let single = (0..singles)
-                .map(|_| timed(1))
-                .collect::<Result<Vec<f64>, String>>()?;
-            let batched = (0..batches)
-                .map(|_| timed(batch))
-                .collect::<Result<Vec<f64>, String>>()?;
-            let (paired, keys) = self.paired(next, batches, batch, len, &source)?;
-            next += (batches + 2) * batch;
-            stored.extend(keys);
-            let (ahead, keys) = self.ahead(next, batches, batch, len, &source)?;
-            next += (batches + 2) * batch;
-            stored.extend(keys);
-            // What a session with ASYNC_COMMIT has stored is readable from here on.
-            self.session.flush().map_err(said)?;
-            self.check(&stored, len)?;
-            // The extents come back, so that no run waits for an eviction.
-            remove(self.session, self.keyspace, &stored)?;
-            Ok(Stored {
-                single: median_of(single),
-                batched: median_of(batched),
-                paired,
-                ahead,
-                limit: self.limit(&source, len, batch, [singles, batches])?,
-            })
-        })
-    }
-
-    /// Stores batch after batch from the key `first` on, each commit with the next reserve; the time an object, without the
-    /// first and the last trip, and what was stored.
-    fn paired(
-        &self,
-        first: u64,
-        batches: u64,
-        batch: u64,
-        len: u64,
-        source: &[u64],
-    ) -> Result<(f64, Vec<ChunkKey>), String> {
-        let items_of =
-            |number: u64| items(first + number * batch..first + (number + 1) * batch, len);
-        let none = Default::default();
-        let mut stored: Vec<ChunkKey> = items_of(0).iter().map(|item| item.key).collect();
-        let mut reservation = self
-            .session
-            .reserve(self.keyspace, &items_of(0), &none)
-            .map_err(said)?;
-        let mut times = Vec::new();
-        for number in 1..=batches {
-            let next = items_of(number);
-            stored.extend(next.iter().map(|item| item.key));
-            let begin = Instant::now();
-            write(&reservation, source)?;
-            reservation = reservation
-                .commit_and_reserve(self.keyspace, &next, &none)
-                .map_err(said)?;
-            times.push(begin.elapsed().as_nanos() as f64 / batch as f64);
-        }
-        write(&reservation, source)?;
-        reservation.commit().map_err(said)?;
-        Ok((median_of(times), stored))
-    }
-
-    /// As [`Bench::paired`], with each batch asked for two copies before its own.
-    fn ahead(
-        &self,
-        first: u64,
-        batches: u64,
-        batch: u64,
-        len: u64,
-        source: &[u64],
-    ) -> Result<(f64, Vec<ChunkKey>), String> {
-        let items_of =
-            |number: u64| items(first + number * batch..first + (number + 1) * batch, len);
-        let not_waiting = Request {
-            flags: RESERVE_NO_WAIT,
-            ..Request::default()
-        };
-        let ask = |number: u64| {
-            self.session
-                .reserve(self.keyspace, &items_of(number), &not_waiting)
-                .map_err(said)
-        };
-        let (mut now, mut then) = (ask(0)?, ask(1)?);
-        let mut stored = Vec::new();
-        let mut times = Vec::new();
-        for number in 0..batches {
-            stored.extend(items_of(number).iter().map(|item| item.key));
-            let next = items_of(number + 2);
-            let begin = Instant::now();
-            now.wait(WITHIN_MS).map_err(said)?;
-            write(&now, source)?;
-            let after = now
-                .commit_and_reserve(self.keyspace, &next, &not_waiting)
-                .map_err(said)?;
-            times.push(begin.elapsed().as_nanos() as f64 / batch as f64);
-            now = std::mem::replace(&mut then, after);
-        }
-        // Each abort waits first, so all of it is committed behind them.
-        now.abort().and_then(|()| then.abort()).map_err(said)?;
-        Ok((median_of(times), stored))
-    }
-
-    /// The best copy into the extents of a reservation that is aborted, and the round trips before and after as many copies
-    /// as a store makes, `counts` times for one and for a batch: while this end copies, the server's processor falls asleep,
-    /// and the first message after a pause takes longer than one of many in a row.
-    fn limit(
-        &self,
-        source: &[u64],
-        len: u64,
-        batch: u64,
-        counts: [u64; 2],
-    ) -> Result<StoreLimit, String> {
-        let items = items((1 << 50)..(1 << 50) + copy_extents(len), len);
-        let reservation = self
-            .session
-            .reserve(self.keyspace, &items, &Default::default())
-            .map_err(said)?;
-        let spans = (0..items.len())
-            .map(|index| reservation.span(index).map_err(said))
-            .collect::<Result<Vec<_>, String>>()?;
-        let mut turn = 0;
-        let mut copy_next = |copy: copy::Copy| {
-            let span = &spans[turn % spans.len()];
-            turn += 1;
-            // SAFETY: the span is ours until the abort, aligned to 64, as long as the source, a multiple of 256.
-            unsafe { copy(span.data, source.as_ptr().cast(), len as usize) };
-        };
-        let mut best = (f64::MAX, copies()[0].1);
-        for (_, copy) in copies() {
-            let ns = typical_ns(spans.len(), 1, |_| {
-                copy_next(copy);
-                Ok(())
-            })?;
-            if ns < best.0 {
-                best = (ns, copy);
-            }
-        }
-        let visible_copy = typical_ns(spans.len(), 1, |_| {
-            copy_next(best.1);
-            fence(Ordering::SeqCst);
-            Ok(())
-        })?;
-        let mut trip_around = |copies: u64, count: u64| -> Result<f64, String> {
-            let mut pairs = Vec::new();
-            for _ in 0..count {
-                let before = self.echo.trips_ns(1)?;
-                for _ in 0..copies {
-                    copy_next(best.1);
-                }
-                pairs.push((before[0] + self.echo.trips_ns(1)?[0]) / 2.0);
-            }
-            Ok(median_of(pairs))
-        };
-        let (trip, trip_of_batch) = (trip_around(1, counts[0])?, trip_around(batch, counts[1])?);
-        let mut messages = Vec::new();
-        let (mut message, mut answer) = ([0; 64], [0; 64]);
-        self.echo.ask(&mut message, answer.len())?;
-        for _ in 0..counts[1] {
-            for _ in 0..batch {
-                copy_next(best.1);
-            }
-            let begin = Instant::now();
-            self.echo.receive(&mut answer)?;
-            self.echo.ask(&mut message, answer.len())?;
-            messages.push(begin.elapsed().as_nanos() as f64);
-        }
-        self.echo.receive(&mut answer)?;
-        reservation.abort().map_err(said)?;
-        Ok(StoreLimit {
-            copy: best.0,
-            visible_copy,
-            trip,
-            trip_of_batch,
-            messages_of_batch: median_of(messages),
-        })
-    }
-
     /// Reads what was stored, every byte of it.
-    fn check(&self, stored: &[ChunkKey], len: u64) -> Result<(), String> {
+    pub(super) fn check(&self, stored: &[ChunkKey], len: u64) -> Result<(), String> {
         stored.iter().try_for_each(|key| self.read_one(key, len))
     }
 

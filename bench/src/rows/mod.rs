@@ -17,6 +17,7 @@ pub mod parallel;
 pub mod reads;
 pub mod sessions;
 pub mod start;
+mod stores;
 pub mod tiers;
 
 use crate::report::Report;
