@@ -5,6 +5,7 @@
 //! its last commit; a grant never overlaps bytes that are readable, reserved or pinned; the audit always adds up; and a
 //! key that is not found was evicted, removed or cleared, as many times as the counters say.
 
+mod commits;
 mod steps;
 mod tier;
 
@@ -47,6 +48,8 @@ struct Waiting {
     ticket: Ticket,
     keys: Vec<(u64, u32)>,
     answers: Vec<ReservedItem>,
+    /// The reserve that comes behind it in one request.
+    next: Option<(OpId, Vec<(u64, u32)>)>,
 }
 
 /// A record of a commit ring.
@@ -224,8 +227,10 @@ impl World {
 
     fn resume(&mut self, resumed: Vec<Resumed>) {
         for resumed in resumed {
-            let ResumedAnswer::Reserved(answers) = resumed.answer else {
-                continue;
+            let answers = match resumed.answer {
+                ResumedAnswer::Reserved(answers) => answers,
+                ResumedAnswer::CommitReserved(pair) => pair.reserved,
+                _ => continue,
             };
             let who = self
                 .writers
@@ -275,27 +280,14 @@ impl World {
                 let outcome = self.pool.store.commit(session, &held, self.pool.now);
                 match outcome.unwrap() {
                     Outcome::Done(items) => self.stored(&keys, &answers, &outcomes(&items)),
-                    Outcome::Parked(ticket) => {
-                        // What a commit through a ring overtook has been given back by now.
-                        let mut answers = answers;
-                        for answer in &mut answers {
-                            if answer.status == Status::Ok
-                                && self.pool.store.entries.state(answer.entry)
-                                    != EntryState::Committing
-                            {
-                                answer.status = Status::Exists;
-                            }
-                        }
-                        self.waiting.push(Waiting {
-                            session,
-                            who: Some(client),
-                            ticket,
-                            keys,
-                            answers,
-                        });
-                    }
+                    Outcome::Parked(ticket) => self.park(client, ticket, keys, answers, None),
                 }
             }
+            Step::CommitReserve {
+                client,
+                which,
+                keys,
+            } => self.commit_reserve(client, which, keys),
             Step::Take => self.jobs.extend(self.pool.store.take_jobs()),
             Step::Work { which } => {
                 if which < self.jobs.len() {
@@ -508,25 +500,6 @@ impl World {
         }
     }
 
-    /// A commit was carried out.
-    fn stored(&mut self, keys: &[(u64, u32)], answers: &[ReservedItem], outcome: &[Status]) {
-        if outcome.contains(&Status::Expired) {
-            assert!(outcome.iter().all(|status| *status == Status::Expired));
-            return;
-        }
-        // EXISTS: a commit through a ring came first.
-        let is_over = |status: &Status| matches!(status, Status::Ok | Status::Exists);
-        assert!(outcome.iter().all(is_over), "{outcome:?}");
-        let granted = keys.iter().zip(answers);
-        let granted = granted.filter(|(_, answer)| answer.status == Status::Ok);
-        for (((number, len), answer), outcome) in granted.zip(outcome) {
-            if *outcome == Status::Ok {
-                self.committed.insert(*number, range(answer, *len));
-                assert!(self.pool.find(&key(self.keyspace, *number)).is_some());
-            }
-        }
-    }
-
     /// What the daemon has taken out of a writer's ring: readable, or soon, or the writer's again.
     fn read_outcomes(&mut self, client: usize) {
         let writer = &mut self.writers[client];
@@ -559,62 +532,6 @@ impl World {
                 self.taken.push(record);
             }
         }
-    }
-
-    /// A worker has done a job; what became readable by it was waiting, and whoever lives is answered.
-    fn work(&mut self, job: &Job) {
-        let resumed = self.pool.do_job(job);
-        let is_done = |commit: &Waiting| {
-            let is_there = |((number, len), answer): (&(u64, u32), &ReservedItem)| {
-                answer.status == Status::Ok
-                    && self
-                        .pool
-                        .find(&key(self.keyspace, *number))
-                        .is_some_and(|found| {
-                            found.entry == answer.entry
-                                && found.seq == answer.generation
-                                && found.extent.len_bytes == *len
-                        })
-            };
-            commit.keys.iter().zip(&commit.answers).any(is_there)
-        };
-        let Some(at) = self.waiting.iter().position(is_done) else {
-            assert!(resumed.is_none_or(|resumed| matches!(
-                resumed.answer,
-                ResumedAnswer::GrantedCommitted(_)
-            )));
-            self.settle_taken();
-            return;
-        };
-        let commit = self.waiting.remove(at);
-        let outcome = match resumed {
-            Some(resumed) => {
-                assert_eq!(
-                    (resumed.session, resumed.ticket),
-                    (commit.session, commit.ticket)
-                );
-                let ResumedAnswer::Committed(items) = resumed.answer else {
-                    panic!("a commit is answered as {:?}", resumed.answer);
-                };
-                let mut outcome = outcomes(&items);
-                outcome.retain(|status| *status != Status::Exists);
-                outcome
-            }
-            None => {
-                assert_eq!(commit.who, None, "a living writer is not answered");
-                let keys = commit.keys.iter().zip(&commit.answers);
-                let keys = keys.filter(|(_, answer)| answer.status == Status::Ok);
-                keys.map(|((number, _), answer)| {
-                    let found = self.pool.find(&key(self.keyspace, *number));
-                    match found.is_some_and(|found| found.entry == answer.entry) {
-                        true => Status::Ok,
-                        false => Status::Exists,
-                    }
-                })
-                .collect()
-            }
-        };
-        self.stored(&commit.keys, &commit.answers, &outcome);
     }
 
     fn check(&mut self) {

@@ -12,6 +12,12 @@ pub(super) enum Step {
         client: usize,
         which: usize,
     },
+    /// A commit and the next reserve in one request.
+    CommitReserve {
+        client: usize,
+        which: usize,
+        keys: Vec<(u64, u32)>,
+    },
     Abort {
         client: usize,
         which: usize,
@@ -95,8 +101,10 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let client = 0..CLIENTS;
     let item = (0..KEYS, prop_oneof![1_u32..9000, 1_u32..32_768]);
     prop_oneof![
-        6 => (client.clone(), prop::collection::vec(item, 1..6))
+        6 => (client.clone(), prop::collection::vec(item.clone(), 1..6))
             .prop_map(|(client, keys)| Step::Reserve { client, keys }),
+        4 => (client.clone(), 0_usize..4, prop::collection::vec(item, 1..6))
+            .prop_map(|(client, which, keys)| Step::CommitReserve { client, which, keys }),
         5 => (client.clone(), 0_usize..4).prop_map(|(client, which)| Step::Commit { client, which }),
         1 => (client.clone(), 0_usize..4).prop_map(|(client, which)| Step::Abort { client, which }),
         1 => (client.clone(), 0..KEYS).prop_map(|(client, key)| Step::Remove { client, key }),
