@@ -15,6 +15,9 @@ use hostkv_shm_protocol::sync::Ordering;
 /// Pinned share of the payload above which new pins are refused.
 pub(super) const GATE_RATIO: f64 = 0.8;
 
+/// How many zombies before its turn the CPU is asked for what freeing one will look at.
+const FETCHED_AHEAD: usize = 4;
+
 /// A scan, and what follows it.
 pub(super) enum ScanStage {
     /// Looking at pin slots.
@@ -81,6 +84,9 @@ impl Store {
                         return false;
                     }
                     effort.spend(Effort::ENTRY);
+                    if let Some(later) = self.zombies.get(next + FETCHED_AHEAD) {
+                        self.allocator.prefetch_sides(later.0);
+                    }
                     let entry = self.zombies[next];
                     next += 1;
                     if !self.settle_zombie(entry, &scan, effort) {

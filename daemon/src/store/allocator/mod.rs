@@ -178,6 +178,21 @@ impl Allocator {
         self.bins.push(&mut self.nodes, hole);
     }
 
+    /// Asks the CPU for the node of `entry`, which is to be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, entry: u32) {
+        self.nodes.prefetch(entry);
+    }
+
+    /// Asks the CPU for what [`Allocator::free`] of `entry` will look at beside its own node: those on both sides.
+    #[inline]
+    pub fn prefetch_sides(&self, entry: u32) {
+        let sides = [self.nodes.left(entry), self.nodes.right(entry)];
+        for node in sides.into_iter().flatten() {
+            self.nodes.prefetch(node);
+        }
+    }
+
     /// Offset and size in units of the extent that `entry` holds; `None` when it holds none.
     pub fn extent(&self, entry: u32) -> Option<(u32, u32)> {
         if entry >= self.entry_count {

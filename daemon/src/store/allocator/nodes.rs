@@ -18,7 +18,7 @@
 //! that were given back are used again before fresh ones, so no more of it is ever touched than there were holes at one time,
 //! which is far fewer than entries.
 
-use crate::store::resident::make_resident;
+use crate::store::resident::{make_resident, prefetch};
 use std::mem::size_of;
 
 /// The words of one node; the module's story names them.
@@ -61,6 +61,12 @@ impl Nodes {
             vec![[0; 6]; 2 * entry_count as usize + 1].into_boxed_slice();
         make_resident(&mut words[..entry_count as usize], [0; 6]);
         Nodes { words }
+    }
+
+    /// Asks the CPU for a node that is to be looked at soon.
+    #[inline]
+    pub(super) fn prefetch(&self, number: u32) {
+        prefetch(&self.words, number as usize);
     }
 
     /// How many nodes the table has.
