@@ -42,3 +42,11 @@ pub fn mix(state: &mut u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+/// Puts values in random order (Fisher and Yates).
+pub fn shuffle<T>(values: &mut [T], seed: u64) {
+    let mut state = seed;
+    for at in (1..values.len()).rev() {
+        values.swap(at, mix(&mut state) as usize % (at + 1));
+    }
+}

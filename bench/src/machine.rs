@@ -86,6 +86,14 @@ pub fn first_thread_cpu_ns(pid: u32) -> Result<u64, String> {
         .ok_or_else(|| format!("{path} does not tell the time on the processor"))
 }
 
+/// Nanoseconds of CPU that this thread has used.
+pub fn this_thread_cpu_ns() -> u64 {
+    // The clock is always there; with a zero the worst would be a figure that is off.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |time| {
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+    })
+}
+
 /// Nanoseconds that threads of the process were ready to run and did not.
 pub fn run_queue_wait_ns(pid: u32) -> u64 {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -146,6 +154,13 @@ pub fn faults(pid: u32) -> u64 {
             .unwrap_or(0)
     };
     field(7) + field(9)
+}
+
+/// Whether most of what a process maps under names that contain `name` lies on 2 MiB pages.
+pub fn is_mostly_huge(pid: u32, name: &str) -> bool {
+    let huge =
+        mapped_bytes(pid, name, "ShmemPmdMapped:") + mapped_bytes(pid, name, "FilePmdMapped:");
+    2 * huge > mapped_bytes(pid, name, "Size:")
 }
 
 /// Sum of a field of `/proc/PID/smaps` in bytes over the mappings whose name contains `name` (all with an empty one).

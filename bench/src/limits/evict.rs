@@ -1,53 +1,137 @@
 //! Evicting by the bare parts: unpublish and unlink a batch, fence, scan pin slots, free the extents.
 //!
-//! The entries are taken in the order in which they were stored, as the coldest are when nothing is read.
+//! ```text
+//!   prepare:  as many objects as the pool has, entry numbers and extents in random order
+//!   a batch:  | prefetch, unpublish, unlink, fence, scan, free |  store as many new ones  |
+//!             |<----------------- measured ------------------->|
+//! ```
+//!
+//! The victims come in an order of use that knows nothing of their numbers and places, as in a pool that has been used for
+//! a while, and the pool is full again before the next batch, as in one that evicts for what is stored.
 
-use super::index::{empty, put};
-use super::pages::Pages;
+use super::index::{canonical, empty, put};
+use super::pages::{Pages, Region};
+use crate::keys::{SEED, shuffle};
+use crate::machine::this_thread_cpu_ns;
 use hostkv_daemon::store::allocator::Allocator;
 use hostkv_shm_protocol::control::writer::{IndexWriter, scan_fence};
 use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::key::Key;
 use std::hint::black_box;
-use std::time::Instant;
 
 /// Objects of a batch, as many as the daemon evicts between two scans.
-const BATCH: u32 = 256;
-/// Pin slots of one session.
-const SLOTS: usize = 4096;
+const BATCH: usize = 256;
+/// Keys whose buckets are fetched ahead together, as the daemon does.
+const HASHED_AT_ONCE: usize = 32;
 
-/// Nanoseconds for each of `count` objects.
-pub fn evict_ns(count: u32) -> Result<f64, String> {
-    let (_region, _, view) = empty(count, Pages::Small)?;
-    let mut writer = IndexWriter::new(view).map_err(|error| error.to_string())?;
-    let mut allocator = Allocator::new(count, count);
-    for number in 0..count {
-        let offset_units = allocator
-            .allocate(number, 1)
-            .ok_or("the allocator is full")?;
-        put(&mut writer, number, offset_units)?;
+/// How many extents before its turn the neighbours of one that is freed are fetched, as the daemon does.
+const FREED_AHEAD: usize = 4;
+
+/// What the limit works on: as much as the daemon beside it.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// Entries of the index.
+    pub entry_count: u32,
+    /// Objects, each of one unit; they fill the payload.
+    pub live: u32,
+    /// Pin slots that a scan looks at.
+    pub slot_count: usize,
+    /// Pages of the index.
+    pub pages: Pages,
+}
+
+/// An aged pool without a daemon.
+pub struct BareEviction {
+    writer: IndexWriter,
+    allocator: Allocator,
+    slots: Vec<u64>,
+    /// Entries from the coldest to the hottest.
+    order: Vec<u32>,
+    next_key: u64,
+    /// What the writer writes to.
+    _region: Region,
+}
+
+impl BareEviction {
+    /// A full pool of this scale.
+    pub fn new(scale: Scale) -> Result<BareEviction, String> {
+        let (region, _, view) = empty(scale.entry_count, scale.pages)?;
+        let mut pool = BareEviction {
+            writer: IndexWriter::new(view).map_err(|error| error.to_string())?,
+            allocator: Allocator::new(scale.live, scale.entry_count),
+            slots: black_box(vec![0; scale.slot_count]),
+            order: (0..scale.live).collect(),
+            next_key: 0,
+            _region: region,
+        };
+        shuffle(&mut pool.order, SEED);
+        // Neighbours in the payload have nothing to do with each other.
+        for at in 0..pool.order.len() {
+            pool.store(pool.order[at])?;
+        }
+        shuffle(&mut pool.order, SEED ^ 1);
+        Ok(pool)
     }
-    let slots = black_box(vec![0_u64; SLOTS]);
-    let begin = Instant::now();
-    for first in (0..count).step_by(BATCH as usize) {
-        let batch = first..(first + BATCH).min(count);
-        for entry in batch.clone().map(EntryNumber) {
-            let key =
-                Key::from_words(writer.key_words(entry)).map_err(|error| error.to_string())?;
-            writer.unpublish(entry);
-            writer.unlink(entry, writer.hash(&key));
+
+    fn store(&mut self, entry: u32) -> Result<(), String> {
+        let offset_units = self
+            .allocator
+            .allocate(entry, 1)
+            .ok_or("the allocator is full")?;
+        let key = canonical(self.next_key)?;
+        self.next_key += 1;
+        put(&mut self.writer, EntryNumber(entry), &key, offset_units)
+    }
+
+    /// Nanoseconds of CPU of an eviction: every object goes once, and another is stored in its entry.
+    pub fn evict_all(&mut self) -> Result<f64, String> {
+        let mut spent_ns = 0;
+        let order = std::mem::take(&mut self.order);
+        for batch in order.chunks(BATCH) {
+            let begin = this_thread_cpu_ns();
+            self.evict(batch)?;
+            spent_ns += this_thread_cpu_ns() - begin;
+            // The last that came free is taken first.
+            for entry in batch.iter().rev() {
+                self.store(*entry)?;
+            }
+        }
+        let ns = spent_ns as f64 / order.len() as f64;
+        self.order = order;
+        Ok(ns)
+    }
+
+    fn evict(&mut self, batch: &[u32]) -> Result<(), String> {
+        for entry in batch.iter().copied() {
+            self.writer.prefetch_entry(EntryNumber(entry));
+            self.allocator.prefetch(entry);
+        }
+        for entries in batch.chunks(HASHED_AT_ONCE) {
+            let mut hashes = [None; HASHED_AT_ONCE];
+            for (hash, entry) in hashes.iter_mut().zip(entries) {
+                let key = Key::from_words(self.writer.key_words(EntryNumber(*entry)))
+                    .map_err(|error| error.to_string())?;
+                let of_key = self.writer.hash(&key);
+                self.writer.prefetch_bucket(of_key);
+                *hash = Some(of_key);
+            }
+            for (entry, hash) in entries.iter().zip(hashes.into_iter().flatten()) {
+                self.writer.unpublish(EntryNumber(*entry));
+                self.writer.unlink(EntryNumber(*entry), hash);
+            }
         }
         scan_fence();
-        if slots.iter().any(|slot| *slot != 0) {
+        if self.slots.iter().any(|slot| *slot != 0) {
             return Err("a slot is set that nobody set".to_owned());
         }
-        batch.for_each(|entry| allocator.free(entry));
+        for (at, entry) in batch.iter().enumerate() {
+            if let Some(later) = batch.get(at + FREED_AHEAD) {
+                self.allocator.prefetch_sides(*later);
+            }
+            self.allocator.free(*entry);
+        }
+        Ok(())
     }
-    let ns = begin.elapsed().as_nanos() as f64 / f64::from(count);
-    if allocator.used_units() != 0 {
-        return Err(format!("{} units are left", allocator.used_units()));
-    }
-    Ok(ns)
 }
 
 #[cfg(test)]
@@ -55,7 +139,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn evicting_by_the_bare_parts_leaves_nothing_behind() {
-        assert!(evict_ns(10_000).expect("all is evicted") > 0.0);
+    fn evicting_by_the_bare_parts_leaves_a_full_pool_of_other_objects() {
+        let mut pool = BareEviction::new(Scale {
+            entry_count: 12_000,
+            live: 10_000,
+            slot_count: 4096,
+            pages: Pages::Small,
+        })
+        .expect("a pool");
+        assert!(pool.evict_all().expect("all is evicted") > 0.0);
+        assert_eq!(pool.allocator.used_units(), 10_000);
+        for number in [0, 9_999, 10_000, 19_999] {
+            let key = canonical(number).expect("a key");
+            let found = pool.writer.find(&key, pool.writer.hash(&key));
+            assert_eq!(found.is_some(), number >= 10_000, "key {number}");
+        }
     }
 }

@@ -43,7 +43,8 @@ impl BareIndex {
         let (region, geometry, view) = empty(entry_count, pages)?;
         let mut writer = IndexWriter::new(view).map_err(|error| error.to_string())?;
         for number in 0..live as u32 {
-            put(&mut writer, number, number)?;
+            let key = canonical(u64::from(number))?;
+            put(&mut writer, EntryNumber(number), &key, number)?;
         }
         Ok(BareIndex {
             region,
@@ -150,20 +151,23 @@ pub fn empty(entry_count: u32, pages: Pages) -> Result<(Region, Geometry, View),
     Ok((region, geometry, view))
 }
 
-/// Makes key number `number` readable in the entry of the same number.
-pub fn put(writer: &mut IndexWriter, number: u32, offset_units: u32) -> Result<(), String> {
-    let key = canonical(u64::from(number))?;
-    let entry = EntryNumber(number);
+/// Makes a key readable in an entry.
+pub fn put(
+    writer: &mut IndexWriter,
+    entry: EntryNumber,
+    key: &Key,
+    offset_units: u32,
+) -> Result<(), String> {
     writer.write_fields(
         entry,
-        &key,
+        key,
         Extent {
             offset_units,
             len_bytes: ALIGN_BYTES,
         },
     );
     writer
-        .link(entry, writer.hash(&key))
+        .link(entry, writer.hash(key))
         .map_err(|error| error.to_string())?;
     writer.publish(entry);
     Ok(())

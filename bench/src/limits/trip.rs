@@ -126,9 +126,7 @@ fn serve(socket: &OwnedFd) -> u64 {
             )?;
         }
     });
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |time| {
-        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
-    })
+    machine::this_thread_cpu_ns()
 }
 
 #[cfg(test)]

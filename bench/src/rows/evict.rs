@@ -2,16 +2,22 @@
 
 use super::Plan;
 use super::reads::OBJECT_BYTES;
-use crate::keys::{SEED, key, mix};
-use crate::limits::evict::evict_ns;
+use crate::keys::{SEED, key, mix, shuffle};
+use crate::limits::evict::{BareEviction, Scale};
+use crate::limits::pages::Pages;
+use crate::machine::is_mostly_huge;
 use crate::measure::{Runs, crowded_runs, percentile_of, runs};
 use crate::pool::{Pool, fill, items, keyspace, remove, said, store_unwritten};
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
+use hostkv::admin::ObjectFilter;
 use hostkv::session::Session;
 use hostkv::{KeyspaceId, Status};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+/// Pin slots of its one session that each scan looks at while evictions are measured.
+const SCANNED_SLOTS: u64 = 4096;
 
 /// All rows.
 pub fn rows(plan: &Plan, report: &mut Report) -> Result<(), String> {
@@ -23,15 +29,17 @@ pub fn rows(plan: &Plan, report: &mut Report) -> Result<(), String> {
 /// Daemon CPU of an evicted object: that of a store that evicts as many as it stores, less that of one that evicts none.
 fn cost(report: &mut Report) -> Result<(), String> {
     const LIVE: u64 = 1 << 18;
+    const ENTRIES: u32 = 300_000;
     const LEN: u64 = 4096;
     const BATCH: u64 = 1024;
     const ROUNDS: u64 = 50;
     // The payload, not the index, is what runs out; eviction is on demand and by exactly what is needed.
+    let entries = ENTRIES.to_string();
     let flags = [
         "--l1-size-gb",
         "1",
         "--max-objects",
-        "300000",
+        &entries,
         "--eviction-trigger-watermark",
         "1.0",
     ];
@@ -40,7 +48,19 @@ fn cost(report: &mut Report) -> Result<(), String> {
     let keyspace = keyspace(&session)?;
     pool.bind_apart()?;
     fill(&session, keyspace, LIVE, LEN)?;
-    let mut next = LIVE;
+    pin_once(&session, keyspace, SCANNED_SLOTS)?;
+    age(&session, keyspace, LIVE, LEN)?;
+    let pages = match is_mostly_huge(pool.pid(), "hostkv-control") {
+        true => Pages::Huge,
+        false => Pages::Small,
+    };
+    let mut bare = BareEviction::new(Scale {
+        entry_count: ENTRIES,
+        live: LIVE as u32,
+        slot_count: SCANNED_SLOTS as usize,
+        pages,
+    })?;
+    let mut next = 2 * LIVE;
     let measured = runs(&[pool.pid()], || {
         let store = |first: u64| -> Result<f64, String> {
             let before = pool.loop_cpu_ns()?;
@@ -66,7 +86,7 @@ fn cost(report: &mut Report) -> Result<(), String> {
         next += 2 * ROUNDS * BATCH;
         Ok((
             (full - roomy) * (ROUNDS * BATCH) as f64 / evicted as f64,
-            evict_ns(LIVE as u32)?,
+            bare.evict_all()?,
         ))
     })?;
     report.row(
@@ -78,9 +98,92 @@ fn cost(report: &mut Report) -> Result<(), String> {
         )
         .limit("unpublish, scan, free", measured.median(|run| run.1))
         .noise(measured.noise)
-        .note("the loop's thread"),
+        .note(format!(
+            "the loop's thread; an aged pool, the index on {}",
+            pages.name()
+        )),
     );
     Ok(())
+}
+
+/// Pins so many objects at once and lets them go: from then on every scan looks at as many slots of the session.
+fn pin_once(session: &Session, keyspace: KeyspaceId, count: u64) -> Result<(), String> {
+    let keys: Vec<_> = (0..count).map(key).collect();
+    let mut leases = Vec::new();
+    for keys in keys.chunks(1024) {
+        let lease = session
+            .acquire(keyspace, keys, &Default::default())
+            .map_err(said)?;
+        if lease.prefix_count() != keys.len() {
+            return Err("a key that was stored is not there any more".to_owned());
+        }
+        leases.push(lease);
+    }
+    leases
+        .into_iter()
+        .try_for_each(|lease| lease.release().map_err(said))
+}
+
+/// Makes of a pool that was just filled with keys `0..live` one that has been used for a while: keys `live..2 * live`, stored in
+/// this order, in entries and extents that have nothing to do with it. Fails unless that is so.
+fn age(session: &Session, keyspace: KeyspaceId, live: u64, len: u64) -> Result<(), String> {
+    let mut old: Vec<u64> = (0..live).collect();
+    shuffle(&mut old, SEED);
+    // The key at each place of the payload, by its offset.
+    let mut places = Vec::new();
+    let mut next = live;
+    // Few at a time, or those that lie side by side leave one hole, and it is filled in order.
+    for batch in old.chunks(512) {
+        let keys: Vec<_> = batch.iter().copied().map(key).collect();
+        remove(session, keyspace, &keys)?;
+        let numbers = next..next + batch.len() as u64;
+        next = numbers.end;
+        let reservation = session
+            .reserve(keyspace, &items(numbers.clone(), len), &Default::default())
+            .map_err(said)?;
+        for (at, number) in numbers.enumerate() {
+            let span = reservation.span(at).map_err(said)?;
+            places.push((span.data as u64 / len, number));
+        }
+        reservation.commit().map_err(said)?;
+    }
+    places.sort_unstable();
+    let by_place: Vec<u64> = places.iter().map(|(_, number)| *number).collect();
+    fails_unless_mixed("places in the payload", &by_place, live)?;
+    let numbers: HashMap<String, u64> = (live..2 * live)
+        .map(|number| {
+            let bytes = key(number).chunk_hash;
+            let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            (text, number)
+        })
+        .collect();
+    let mut by_entry = Vec::new();
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        let page = session
+            .list_page(&ObjectFilter::default(), from, 1024)
+            .map_err(said)?;
+        let listed = page.objects.iter().map(|object| &object.chunk_hash);
+        by_entry.extend(listed.filter_map(|hash| numbers.get(hash)));
+        cursor = page.next_cursor;
+    }
+    fails_unless_mixed("numbers of entries", &by_entry, live)
+}
+
+/// Fails when more than a hundredth of the neighbours were stored soon after each other: of a random order it is far less.
+fn fails_unless_mixed(what: &str, stored: &[u64], live: u64) -> Result<(), String> {
+    const SOON: u64 = 64;
+    let near = stored
+        .windows(2)
+        .filter(|pair| pair[0].abs_diff(pair[1]) <= SOON)
+        .count();
+    if stored.len() as u64 == live && near < stored.len() / 100 {
+        return Ok(());
+    }
+    Err(format!(
+        "the pool is not aged: of {} objects of {live} by their {what}, {near} were stored soon after their neighbour",
+        stored.len()
+    ))
 }
 
 /// How long a request waits while another one evicts thousands of objects.
