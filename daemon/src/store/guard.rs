@@ -31,8 +31,10 @@ const REPORTS_BYTES_PER_SECOND: u64 = 64 << 20;
 const FRESH_AT_MOST: usize = 65_536;
 /// Most reports that wait.
 const REPORTS_AT_MOST: usize = 256;
-/// Entries that one look for work passes over: about a tenth of a millisecond.
+/// Entries that one look for what the scrubber reads passes over, 64 at once: about a tenth of a millisecond.
 const STEPS_AT_MOST: u32 = 32_768;
+/// Objects without a sum that one look passes over because they have gone: as long, each is a cache miss.
+const FRESH_STEPS_AT_MOST: u32 = 1024;
 /// Two passes of the scrubber begin at least so far apart, however little there is to read.
 const PASS_APART: Nanos = SECOND;
 /// Between two warnings.
@@ -140,6 +142,12 @@ impl Store {
         }
     }
 
+    /// Objects that wait for their first sum, those included that have gone meanwhile and were not passed over yet.
+    #[cfg(test)]
+    pub(super) fn fresh_count(&self) -> usize {
+        self.guard.fresh.len()
+    }
+
     fn refill_budget(&mut self, now: Nanos) {
         let rate = match self.config.scrub_bytes_per_second {
             0 => REPORTS_BYTES_PER_SECOND,
@@ -175,7 +183,7 @@ impl Store {
         if self.config.scrub_bytes_per_second == 0 {
             return objects;
         }
-        for _ in 0..STEPS_AT_MOST {
+        for _ in 0..FRESH_STEPS_AT_MOST {
             let Some(object) = self.guard.fresh.pop_front() else {
                 break;
             };

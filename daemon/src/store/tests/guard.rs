@@ -55,6 +55,40 @@ fn report(client: Client, entry: EntryNumber, seq: u64) {
 }
 
 #[test]
+fn one_look_for_objects_without_a_sum_passes_over_a_thousand_that_have_gone_at_most() {
+    let mut pool = watched(Integrity::Sampled, 1 << 30);
+    let client = pool.client();
+    let ks = pool.keyspace(client);
+    let keys: Vec<_> = (0..1000).map(|n| key(ks, n)).collect();
+    for _ in 0..3 {
+        store_many(&mut pool, client, ks, 1000);
+        pool.store.remove(client.id, &keys, pool.now).unwrap();
+        pool.settle();
+    }
+    store_many(&mut pool, client, ks, 1);
+    assert_eq!(pool.store.fresh_count(), 3001);
+    let mut looks = 0;
+    while pool.store.fresh_count() > 0 {
+        let waiting = pool.store.fresh_count();
+        let jobs = pool.store.take_jobs();
+        if jobs.is_empty() {
+            pool.now += SECOND / 10;
+            pool.store.tick(pool.now);
+        }
+        for job in jobs {
+            assert_eq!(pool.do_job(&job), None);
+        }
+        let passed = waiting - pool.store.fresh_count();
+        assert!(passed <= 1024, "{passed} of {waiting} were passed over");
+        looks += 1;
+        assert!(looks < 20, "it comes to nothing");
+    }
+    pass_time(&mut pool, 1);
+    let found = pool.find(&keys[0]).unwrap();
+    assert_eq!(pool.store.index.sum(found.entry), Some(sum(found.extent)));
+}
+
+#[test]
 fn a_sampled_object_is_readable_at_once_and_gets_its_sum_later() {
     let mut pool = watched(Integrity::Sampled, 1 << 30);
     let client = pool.client();
