@@ -28,7 +28,7 @@
 //! use the same two links, because an entry is never in two of them.
 
 use super::links::{EntryList, Link, Linked, NONE};
-use super::resident::resident;
+use super::resident::{prefetch, resident};
 use hostkv_shm_protocol::id::EntryNumber;
 
 /// Where an entry is in its life.
@@ -220,6 +220,12 @@ impl EntryTable {
     /// Takes an entry out of the list that it is in.
     pub fn unlink(&mut self, list: &mut EntryList, entry: EntryNumber) {
         list.unlink(&mut self.aux, entry);
+    }
+
+    /// Asks the CPU for the record of an entry that is to be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, entry: EntryNumber) {
+        prefetch(&self.aux, entry.index());
     }
 
     /// Bytes of private memory.

@@ -6,6 +6,7 @@
 use super::ages::Leaving;
 use super::entries::EntryState;
 use super::parked::{Outcome, Resumed, ResumedAnswer, Ticket};
+use super::reserve::HASHED_AT_ONCE;
 use super::slice::Effort;
 use super::{Nanos, Refusal, Store};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId, SessionId};
@@ -51,21 +52,39 @@ impl Store {
             self.check_keyspace(slot, key.keyspace())?;
         }
         let mut answers = Vec::with_capacity(keys.len());
-        for key in keys {
-            let hash = self.index.hash(key);
+        for keys in keys.chunks(HASHED_AT_ONCE) {
+            self.remove_some(keys, now, &mut answers);
+        }
+        self.remove_from_tiers(keys);
+        Ok(answers)
+    }
+
+    /// Removes so few keys that all they touch can be fetched ahead.
+    fn remove_some(&mut self, keys: &[Key], now: Nanos, answers: &mut Vec<bool>) {
+        let mut hashes = [KeyHash { h0: 0, h1: 0 }; HASHED_AT_ONCE];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.index.hash(key);
+            self.index.prefetch_bucket(*hash);
+        }
+        for hash in &hashes[..keys.len()] {
+            if let Some(entry) = self.index.prefetch_found(*hash) {
+                self.entries.prefetch(entry);
+            }
+        }
+        for (key, hash) in keys.iter().zip(hashes) {
             let found = self
                 .index
                 .find(key, hash)
                 .filter(|entry| self.entries.state(*entry) == EntryState::Committed);
             if let Some(entry) = found {
                 self.note_removed(entry);
-                self.unpublish(entry, Leaving::Removed, now);
+                let of = self.quota_keyspace(entry);
+                self.policy.remove(&mut self.entries, entry, of);
+                self.withdraw(entry, Some(hash), Leaving::Removed, now);
                 self.stats.removed_keys += 1;
             }
             answers.push(found.is_some());
         }
-        self.remove_from_tiers(keys);
-        Ok(answers)
     }
 
     /// Removes every key of every keyspace that the session opened, or every key there is (admin users only).

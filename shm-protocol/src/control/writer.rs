@@ -95,6 +95,19 @@ impl IndexWriter {
         self.tables.entries.prefetch(entry.index());
     }
 
+    /// Asks the CPU for the entry that a search under this hash will most likely look at, and gives its number.
+    #[inline]
+    pub fn prefetch_found(&self, hash: KeyHash) -> Option<EntryNumber> {
+        let tag = bucket::SlotWord::tag_of(hash.h1);
+        let line = self.bucket(self.home(hash));
+        let found = (1..bucket::WORDS).find_map(|slot| {
+            // Relaxed: this thread is the only writer.
+            bucket::SlotWord(line.word(slot).load(Ordering::Relaxed)).entry_with_tag(tag)
+        })?;
+        self.prefetch_entry(EntryNumber(found));
+        Some(EntryNumber(found))
+    }
+
     /// Links an entry under a hash. A failed call has touched nothing.
     pub fn link(&mut self, entry: EntryNumber, hash: KeyHash) -> Result<(), BucketFull> {
         let home = self.home(hash);
