@@ -15,10 +15,12 @@
 use super::entries::EntryState;
 use super::evict::{BATCH_ENTRIES, SEARCH_STEPS, Want};
 use super::parked::{Lack, Progress, Resumed};
-use super::reserve::Advance;
+use super::reserve::{Advance, HASHED_AT_ONCE};
 use super::slice::Effort;
 use super::{Nanos, Store};
 use crate::config::EvictionPolicy;
+use hostkv_shm_protocol::id::KeyspaceId;
+use hostkv_shm_protocol::key::KeyHash;
 use hostkv_shm_protocol::status::{Reason, Status};
 
 /// A reserve may evict this many times the bytes, or the entries, that it asks for.
@@ -192,28 +194,7 @@ impl Store {
                 .min(pool_allowance)
                 .min(keyspace_allowance),
         };
-        let (mut bytes, mut entries) = (0, 0);
-        for item in &progress.request.items[progress.answers.len()..] {
-            effort.spend(Effort::FIND);
-            let is_meant = of.is_none_or(|keyspace| keyspace == item.key.keyspace());
-            let is_new = || {
-                self.index
-                    .find(&item.key, self.index.hash(&item.key))
-                    .is_none()
-            };
-            if !is_meant || !is_new() {
-                continue;
-            }
-            let item_bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
-            if bytes + item_bytes > allowance {
-                break;
-            }
-            bytes += item_bytes;
-            entries += 1;
-            if entries == BATCH_ENTRIES {
-                break;
-            }
-        }
+        let (bytes, entries) = self.new_ones(progress, of, allowance, effort);
         match lack {
             Lack::Entry => Want {
                 bytes: 0,
@@ -242,6 +223,42 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Bytes and number of the next keys of a reserve that are new, as far as the allowance goes and a batch of victims may
+    /// serve.
+    fn new_ones(
+        &self,
+        progress: &Progress,
+        of: Option<KeyspaceId>,
+        allowance: u64,
+        effort: &mut Effort,
+    ) -> (u64, u32) {
+        let (mut bytes, mut entries) = (0, 0);
+        let mut hashes = [KeyHash { h0: 0, h1: 0 }; HASHED_AT_ONCE];
+        for items in progress.request.items[progress.answers.len()..].chunks(HASHED_AT_ONCE) {
+            for (hash, item) in hashes.iter_mut().zip(items) {
+                *hash = self.index.hash(&item.key);
+                self.index.prefetch_bucket(*hash);
+            }
+            for (item, hash) in items.iter().zip(hashes) {
+                effort.spend(Effort::FIND);
+                let is_meant = of.is_none_or(|keyspace| keyspace == item.key.keyspace());
+                if !is_meant || self.index.find(&item.key, hash).is_some() {
+                    continue;
+                }
+                let item_bytes = u64::from(item.len_bytes).next_multiple_of(self.align());
+                if bytes + item_bytes > allowance {
+                    return (bytes, entries);
+                }
+                bytes += item_bytes;
+                entries += 1;
+                if entries == BATCH_ENTRIES {
+                    return (bytes, entries);
+                }
+            }
+        }
+        (bytes, entries)
     }
 
     /// One scan for this reserve alone; false when it has had it.
