@@ -105,8 +105,11 @@ impl Ages {
         }
     }
 
-    /// A committed object leaves the index.
-    pub fn left(&mut self, entry: EntryNumber, why: Leaving, now: Nanos) {
+    /// A committed object leaves the index, whose key has this hash.
+    pub fn left(&mut self, entry: EntryNumber, hash: KeyHash, why: Leaving, now: Nanos) {
+        if hash.h1 & self.mask != 0 {
+            return;
+        }
         let Some(tracked) = self.tracked.remove(&entry) else {
             return;
         };
@@ -162,7 +165,7 @@ mod tests {
         }
         assert_eq!(ages.tracked.len(), TRACKED_AT_MOST);
         assert_eq!(ages.memory_bytes(), at_start);
-        ages.left(EntryNumber(0), Leaving::Removed, 2);
+        ages.left(EntryNumber(0), hash(0), Leaving::Removed, 2);
         ages.committed(EntryNumber(1 << 19), hash(0), 3);
         assert_eq!(
             ages.tracked.len(),
@@ -177,7 +180,7 @@ mod tests {
         ages.committed(EntryNumber(1), hash(1), 10);
         ages.touched(EntryNumber(1), 20);
         ages.touched(EntryNumber(1), 30);
-        ages.left(EntryNumber(1), Leaving::Evicted, 40);
+        ages.left(EntryNumber(1), hash(1), Leaving::Evicted, 40);
         for histogram in [&ages.lifetime, &ages.idle_before_eviction, &ages.reuse_gap] {
             assert_eq!(histogram.count(), 0);
         }

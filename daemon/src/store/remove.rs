@@ -177,10 +177,10 @@ impl Store {
         why: Leaving,
         now: Nanos,
     ) {
-        self.ages.left(entry, why, now);
         self.note_leaving(entry);
         self.index.unpublish(entry);
         if let Some(hash) = hash {
+            self.ages.left(entry, hash, why, now);
             self.index.unlink(entry, hash);
         }
         self.entries.set_state(entry, EntryState::Zombie, None);
