@@ -13,7 +13,8 @@
 //!         --> eventfd -----> workers are done with payload bytes               ../workers/
 //!         --> eventfd -----> tiers are done with objects                       ../tiers/
 //!         --> signals -----> stop, reload                                      ../signal.rs
-//!   then, while the store has work: one slice of it, and the replies of requests that it finished
+//!   then, while the store has work: one slice of it, the shorter the more the requests of this turn took, and the replies of
+//!                                   those that it finished
 //! ```
 //!
 //! In every turn it also looks into the commit rings of the sessions that have one. Before it sleeps it says so, and looks
@@ -77,7 +78,7 @@ const TICK: Duration = Duration::from_millis(100);
 const SECOND_NS: Nanos = 1_000_000_000;
 /// Most connections accepted in one turn, so that a flood of them does not hold sessions up.
 const ACCEPTS_PER_TURN: usize = 16;
-/// Most packets of one client in one turn, so that one does not hold the others up.
+/// Most packets of one client in one turn, so that one does not hold the others up; fewer when they are large.
 const FRAMES_PER_TURN: usize = 16;
 /// Most ends of jobs in one turn, and of objects in the tiers: about half of a slice of the store's work.
 const JOB_ENDS_PER_TURN: usize = 256;
@@ -268,6 +269,7 @@ impl Server {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
             };
+            self.shared.store.begin_turn();
             if self.shared.store.has_rings() {
                 self.doorbell.get_up();
             }
@@ -360,7 +362,8 @@ impl Server {
             });
         } else if flags.contains(EpollFlags::EPOLLIN) {
             let mut frames = 0;
-            while frames < FRAMES_PER_TURN {
+            let since_ns = self.shared.store.requests_ns();
+            while frames < FRAMES_PER_TURN && !self.shared.store.has_had_its_part(since_ns) {
                 step = self.call(client, |client, shared| {
                     if client.may_read() {
                         client.step(shared, monotonic_ns())

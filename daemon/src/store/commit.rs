@@ -4,6 +4,7 @@ use super::commits::{Item, WaitingCommit};
 use super::entries::EntryState;
 use super::ledger::Reservation;
 use super::parked::{Outcome, Resumed, ResumedAnswer, Ticket};
+use super::slice::Effort;
 use super::{Nanos, Refusal, SECOND, Store};
 use crate::config::Integrity;
 use hostkv_shm_protocol::control::entry::next_published;
@@ -29,6 +30,7 @@ impl Store {
     ) -> Result<Outcome<Vec<CommittedItem>>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "commit")?;
+        self.count_request_of(held.items.len(), Effort::COMMIT);
         let mut answers = vec![committed(Status::NotFound, 0); held.items.len()];
         let Some(mut reservation) = self.take_reservation(slot, held) else {
             return Ok(Outcome::Done(answers));
@@ -143,6 +145,7 @@ impl Store {
         let next = commit.next.take();
         let is_granted = commit.op_id.is_none();
         let of = self.take_committing(&mut commit);
+        self.count_request_of(commit.items.len(), Effort::COMMIT);
         let answers = self.finish_commit(commit, of, now);
         if !self.session_slots.contains_key(&session) {
             return None;
@@ -256,6 +259,7 @@ impl Store {
     ) -> Result<Vec<Status>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "abort")?;
+        self.count_request_of(held.items.len(), Effort::GIVE_BACK);
         let Some(reservation) = self.take_reservation(slot, held) else {
             return Ok(vec![Status::NotFound; held.items.len()]);
         };

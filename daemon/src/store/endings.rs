@@ -10,7 +10,7 @@
 //! ```
 
 use super::ledger::Reservation;
-use super::slice::{Effort, SLICE_NS};
+use super::slice::Effort;
 use super::{Nanos, Store};
 use hostkv_shm_protocol::id::{OpId, SessionId};
 
@@ -43,7 +43,9 @@ impl Store {
             self.end_reservation(&mut ending, op_id, reservation, now);
         }
         self.endings.push_back(ending);
-        self.advance_endings(&mut Effort::new(SLICE_NS), now);
+        let mut effort = Effort::new(self.config.slice_ns);
+        self.advance_endings(&mut effort, now);
+        self.count_request(&effort);
     }
 
     /// Goes on with the oldest ending, at most to the end of the slice.
@@ -53,7 +55,7 @@ impl Store {
                 return;
             };
             if let Some((op_id, reservation)) = ending.reservations.pop() {
-                effort.spend(Effort::FREE.saturating_mul(reservation.entries.len() as u32));
+                effort.spend(Effort::GIVE_BACK.saturating_mul(reservation.entries.len() as u32));
                 self.end_reservation(&mut ending, op_id, reservation, now);
                 self.pass_is_blocked = false;
             }
@@ -108,7 +110,7 @@ impl Store {
                     self.wants_expiry = true;
                     break;
                 }
-                effort.spend(Effort::FREE.saturating_mul(reservation.entries.len() as u32));
+                effort.spend(Effort::GIVE_BACK.saturating_mul(reservation.entries.len() as u32));
                 reservation.is_expired = true;
                 self.quarantine(slot, &reservation.entries);
             }

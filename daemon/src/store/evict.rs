@@ -26,7 +26,7 @@ pub(super) const BATCH_ENTRIES: u32 = 256;
 /// Victims that a batch has, if there are so many, however little of the slice is left: each batch costs a scan.
 const LEAST_BATCH_ENTRIES: u32 = 64;
 /// Entries that the search for victims may pass over in one slice.
-pub(super) const SEARCH_STEPS: u32 = 2048;
+pub(super) const SEARCH_STEPS: u32 = 1024;
 
 /// A pass of the controller above the watermark.
 #[derive(Debug)]
@@ -97,18 +97,49 @@ impl Store {
         self.is_parked_turn
     }
 
-    /// One bounded piece of work; the parked requests that it finished.
+    /// A turn of the loop begins, and no request has taken anything of it yet.
+    pub fn begin_turn(&mut self) {
+        self.requests_ns = 0;
+    }
+
+    /// Estimated nanoseconds that requests have taken of this turn so far.
+    pub fn requests_ns(&self) -> u64 {
+        self.requests_ns
+    }
+
+    /// Whether one client's requests have taken their part of a turn, `since_ns` at their beginning.
+    pub fn has_had_its_part(&self, since_ns: u64) -> bool {
+        self.requests_ns.saturating_sub(since_ns) >= u64::from(self.config.slice_ns)
+    }
+
+    /// Counts what a request has done, which is carried out whole.
+    pub(super) fn count_request(&mut self, effort: &Effort) {
+        self.requests_ns += effort.spent_ns();
+    }
+
+    /// The same of a request that does one thing for each of its keys.
+    pub(super) fn count_request_of(&mut self, keys: usize, estimated_ns: u32) {
+        let mut effort = Effort::whole();
+        effort.spend(Effort::REQUEST);
+        effort.spend_each(keys, estimated_ns);
+        self.count_request(&effort);
+    }
+
+    /// One bounded piece of work, the turn's last; the parked requests that it finished.
     pub fn slice(&mut self, now: Nanos) -> Vec<Resumed> {
-        let mut effort = Effort::new(self.config.slice_ns);
+        let requests_ns = std::mem::take(&mut self.requests_ns);
+        let mut effort = Effort::behind(self.config.slice_ns, requests_ns);
         let mut done = self.l2.take_answers();
         while !effort.is_spent() {
             if self.scan.is_some() {
                 if !self.advance_scan(&mut effort) {
                     break;
                 }
-                // Even when the slice is over: what was freed goes to the oldest parked request.
-                let mut extra = Effort::new(self.config.slice_ns);
+                // Even when the slice is over: what was freed goes to the oldest parked request, as much of a batch as that
+                // takes, and not to one that comes in the next turn.
+                let mut extra = Effort::least(self.config.slice_ns);
                 self.advance_parked(now, &mut done, &mut extra);
+                effort.add(&extra);
             } else if self.takes_parked() {
                 self.serve_parked(now, &mut effort, &mut done);
             } else if self.wants_scan {

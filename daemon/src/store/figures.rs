@@ -2,7 +2,7 @@
 
 use super::ages::Ages;
 use super::entries::EntryState;
-use super::slice::{Effort, SLICE_NS};
+use super::slice::Effort;
 use super::watermark::Usage;
 use super::{Nanos, SECOND, Stats, Store};
 use hostkv_shm_protocol::sync::Ordering;
@@ -143,8 +143,10 @@ impl Store {
         }
         self.guard_next(now);
         self.want_events();
-        self.expire_reservations(&mut Effort::new(SLICE_NS), now);
-        self.drain_recency_slice(now);
+        let mut effort = Effort::new(self.config.slice_ns);
+        self.expire_reservations(&mut effort, now);
+        self.drain_recency(now, &mut effort);
+        self.count_request(&effort);
         if now / SECOND != self.last_second {
             self.last_second = now / SECOND;
             self.pass_is_blocked = false;

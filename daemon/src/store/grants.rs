@@ -14,6 +14,7 @@ use super::commits::{Item, WaitingCommit};
 use super::entries::EntryState;
 use super::ledger::Reservation;
 use super::parked::{Outcome, Ticket};
+use super::slice::Effort;
 use super::{Nanos, Refusal, SECOND, Store};
 use crate::config::Integrity;
 use hostkv_shm_protocol::control::entry::next_published;
@@ -67,6 +68,7 @@ impl Store {
             });
         };
         let bytes = self.units_to_bytes(units);
+        self.count_request_of(request.count as usize, Effort::GRANT);
         let mut granted = Vec::new();
         // What is free is first for the reserve that waits for it.
         while self.parked.is_empty()
@@ -138,6 +140,7 @@ impl Store {
     /// Takes granted extents back; what is not granted to the session under its generation is passed over.
     pub fn return_grants(&mut self, id: SessionId, items: &[HeldItem]) -> Result<(), Refusal> {
         let slot = self.slot_of(id)?;
+        self.count_request_of(items.len(), Effort::GIVE_BACK);
         for item in items {
             if self.is_granted(slot, item.entry)
                 && next_published(self.index.seq(item.entry)) == item.generation
@@ -163,6 +166,7 @@ impl Store {
     ) -> Result<Outcome<Vec<CommittedItem>>, Refusal> {
         let slot = self.slot_of(id)?;
         self.check_writer(slot, "commit")?;
+        self.count_request_of(items.len(), Effort::GRANT + Effort::COMMIT);
         let mut answers = vec![
             CommittedItem {
                 status: Status::Ok,

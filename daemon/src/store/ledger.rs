@@ -16,8 +16,8 @@ use hostkv_shm_protocol::lease::pins::{PinSlots, PinWord};
 use hostkv_shm_protocol::lease::recency::Recency;
 use std::collections::{HashMap, HashSet};
 
-/// Words of the overflow bitmap that one step sweeps: at most 2048 touches.
-const SWEEP_WORDS: u32 = 32;
+/// Words of the overflow bitmap that one step sweeps: at most 1024 touches.
+const SWEEP_WORDS: u32 = 16;
 
 /// A session's lease segment as the store uses it.
 pub struct LeaseParts {

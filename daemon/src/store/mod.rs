@@ -234,6 +234,8 @@ pub struct Store {
     /// Whether the gate's shutting was told, so that its opening is too.
     has_warned_of_gate: bool,
     last_reported_usage: u64,
+    /// Estimated nanoseconds that requests have taken of this turn of the loop.
+    requests_ns: u64,
 }
 
 impl Store {
@@ -300,6 +302,7 @@ impl Store {
             last_gate_warning: None,
             has_warned_of_gate: false,
             last_reported_usage: 0,
+            requests_ns: 0,
         })
     }
 

@@ -51,6 +51,7 @@ impl Store {
         for key in keys {
             self.check_keyspace(slot, key.keyspace())?;
         }
+        self.count_request_of(keys.len(), Effort::REMOVE);
         let mut answers = Vec::with_capacity(keys.len());
         for keys in keys.chunks(HASHED_AT_ONCE) {
             self.remove_some(keys, now, &mut answers);
@@ -138,7 +139,7 @@ impl Store {
                 }
             };
             if is_meant {
-                effort.spend(Effort::VICTIM);
+                effort.spend(Effort::REMOVE);
                 self.unpublish(entry, Leaving::Removed, now);
                 sweep.removed += 1;
             }

@@ -58,7 +58,11 @@ impl Store {
     ) -> Outcome<Progress> {
         self.note_reserve(&mut progress);
         // A request never waits in line for nothing: what fits is granted, also past parked ones.
-        match self.advance(&mut progress, None) {
+        let mut effort = Effort::whole();
+        effort.spend(Effort::REQUEST);
+        let advance = self.advance(&mut progress, &mut effort);
+        self.count_request(&effort);
+        match advance {
             Advance::Done => {
                 self.finish_reserve(&mut progress, now);
                 Outcome::Done(progress)
@@ -79,11 +83,7 @@ impl Store {
     }
 
     /// Answers items until all are, one lacks something, or the effort is spent.
-    pub(super) fn advance(
-        &mut self,
-        progress: &mut Progress,
-        effort: Option<&mut Effort>,
-    ) -> Advance {
+    pub(super) fn advance(&mut self, progress: &mut Progress, effort: &mut Effort) -> Advance {
         let slot = self.session_slots.get(&progress.session).copied();
         let payer = match (&progress.load, slot) {
             (Some(_), _) => Payer::Daemon,
@@ -107,7 +107,7 @@ impl Store {
         payer: Payer,
         progress: &mut Progress,
         granted: &mut Granted,
-        mut effort: Option<&mut Effort>,
+        effort: &mut Effort,
     ) -> Advance {
         let mut hashes = [KeyHash { h0: 0, h1: 0 }; HASHED_AT_ONCE];
         loop {
@@ -122,12 +122,10 @@ impl Store {
                 self.index.prefetch_bucket(*hash);
             }
             for (at, hash) in hashes[..count].iter().enumerate() {
-                if let Some(effort) = effort.as_deref_mut() {
-                    if effort.is_spent() {
-                        return Advance::Spent;
-                    }
-                    effort.spend(Effort::GRANT);
+                if effort.is_spent() {
+                    return Advance::Spent;
                 }
+                effort.spend(Effort::GRANT);
                 let item = progress.request.items[first + at];
                 match self.reserve_item(payer, progress, &item, *hash, granted) {
                     Ok(answer) => progress.answers.push(answer),

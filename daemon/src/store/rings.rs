@@ -82,20 +82,18 @@ impl Store {
             self.rings.next = at + 1;
             self.drain_ring(self.rings.slots[at], &mut effort, now);
         }
+        self.count_request(&effort);
         self.end_flushes()
     }
 
     /// Carries out what a session has finished in its ring before its next request: a request never overtakes a commit.
     pub fn drain_ring_of(&mut self, id: SessionId, now: Nanos) {
         if let Some(slot) = self.session_slots.get(&id).copied()
-            && let Some(commits) = self.ring(slot)
+            && self.ring(slot).is_some()
         {
-            let all = u32::try_from(commits.capacity()).unwrap_or(u32::MAX);
-            self.drain_ring(
-                slot,
-                &mut Effort::new(all.saturating_mul(Effort::GRANT)),
-                now,
-            );
+            let mut effort = Effort::whole();
+            self.drain_ring(slot, &mut effort, now);
+            self.count_request(&effort);
         }
     }
 
@@ -197,7 +195,7 @@ impl Store {
             if effort.is_spent() || !self.take_commit(slot, &commits, &mut waiting, now) {
                 break;
             }
-            effort.spend(Effort::GRANT);
+            effort.spend(Effort::GRANT + Effort::COMMIT);
             self.pass_commit(slot);
             has_taken = true;
         }

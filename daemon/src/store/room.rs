@@ -35,9 +35,10 @@ impl Store {
         effort: &mut Effort,
     ) -> Option<Lack> {
         while let Some(mut progress) = self.parked.pop_front() {
-            match self.advance(&mut progress, Some(effort)) {
+            match self.advance(&mut progress, effort) {
                 Advance::Done if progress.load.is_some() => self.take_room(progress, now),
                 Advance::Done => {
+                    effort.spend(Effort::REQUEST);
                     self.finish_reserve(&mut progress, now);
                     done.push(progress.into_resumed());
                 }

@@ -10,7 +10,7 @@ use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::lease::RECENCY_RECORDS;
 
 /// Recency records taken from one session at a time.
-const RECENCY_BATCH: usize = 2048;
+const RECENCY_BATCH: usize = 1024;
 
 /// Where the round of drains stands.
 #[derive(Debug, Default)]
@@ -89,12 +89,6 @@ impl Store {
             self.recency = RecencyRound::default();
         }
         is_done
-    }
-
-    /// The drain of a tick: one slice's worth.
-    pub(super) fn drain_recency_slice(&mut self, now: Nanos) {
-        let mut effort = Effort::new(self.config.slice_ns);
-        self.drain_recency(now, &mut effort);
     }
 
     /// The last look at what a session touched, one slice's worth; what is lost leaves its objects a little colder.

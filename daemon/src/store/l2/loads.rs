@@ -11,6 +11,7 @@
 use super::super::entries::EntryState;
 use super::super::parked::Progress;
 use super::super::reserve::Advance;
+use super::super::slice::Effort;
 use super::super::{Nanos, Store};
 use super::TierWork;
 use super::prefetch::{RunId, Want};
@@ -93,7 +94,10 @@ impl Store {
                 wanted: wanted.into_iter().map(|(at, _, f)| (at, f)).collect(),
             };
             let mut progress = Progress::of_load(load, items, requested_bytes, now);
-            match self.advance(&mut progress, None) {
+            let mut effort = Effort::whole();
+            let advance = self.advance(&mut progress, &mut effort);
+            self.count_request(&effort);
+            match advance {
                 Advance::Done => self.take_room(progress, now),
                 Advance::Spent | Advance::Lacks(_) => {
                     self.parked.push_back(progress);

@@ -1,6 +1,7 @@
 //! What bounds the store's work: nothing that a client does makes one slice long, starves the rest, or takes more than
 //! it needs.
 
+use super::super::slice::Effort;
 use super::*;
 use Status::{Exists, NoSpace, Ok as Done, Quota};
 use hostkv_shm_protocol::lease::RECENCY_RECORDS;
@@ -194,6 +195,95 @@ fn a_clear_is_answered_and_a_pass_goes_on_while_reserves_keep_being_parked() {
         }
     }
     panic!("the clear is never answered");
+}
+
+#[test]
+fn a_turn_with_a_frame_of_1024_keys_a_scan_and_a_parked_reserve_takes_two_slices_at_most() {
+    let (mut pool, writer, ks) = full_of_small_ones(Options {
+        units: 32_768,
+        entries: 40_000,
+        ..Options::default()
+    });
+    let parked: Vec<Ticket> = (0..4)
+        .map(|n| {
+            let first = 100_000 + n * 1000;
+            let wanted: Vec<_> = (first..first + 1000)
+                .map(|n| (key(ks, n), 2 * 4096))
+                .collect();
+            match pool.try_reserve(writer, &wanted).1.unwrap() {
+                Outcome::Parked(ticket) => ticket,
+                Outcome::Done(_) => panic!("nothing was free"),
+            }
+        })
+        .collect();
+    let counts = |pool: &Pool| {
+        let entries = &pool.store.entries;
+        let zombies = u64::from(entries.count(EntryState::Zombie));
+        let evicted = pool.store.stats().l1_evicted_keys;
+        (
+            evicted,
+            zombies,
+            u64::from(entries.count(EntryState::Reserved)),
+        )
+    };
+    let mut answered = Vec::new();
+    let mut longest_ns = 0;
+    // Another client's frame in every turn: what is the warmest goes.
+    for turn in 0..20 {
+        pool.store.begin_turn();
+        let end = u64::from(pool.entry_count) - turn * 1024 - 8000;
+        let keys: Vec<_> = (end - 1024..end).map(|n| key(ks, n)).collect();
+        let removed = pool.store.remove(writer.id, &keys, pool.now).unwrap();
+        assert_eq!(removed, [true; 1024]);
+        let (evicted, zombies, granted) = counts(&pool);
+        answered.extend(pool.store.slice(pool.now).into_iter().map(|r| r.ticket));
+        let after = counts(&pool);
+        let evicted = after.0 - evicted;
+        let freed = zombies + evicted - after.1;
+        let done = [
+            (1024, Effort::REMOVE),
+            (evicted, Effort::VICTIM),
+            (freed, Effort::FREE),
+            (after.2 - granted, Effort::GRANT),
+        ];
+        let ns: u64 = done.iter().map(|(n, each)| n * u64::from(*each)).sum();
+        longest_ns = longest_ns.max(ns);
+    }
+    assert!(
+        longest_ns <= 2 * u64::from(SLICE_NS),
+        "a turn takes {longest_ns} ns"
+    );
+    assert!(
+        !answered.is_empty(),
+        "for all that they get what they wait for"
+    );
+    while pool.store.has_work() {
+        answered.extend(pool.store.slice(pool.now).into_iter().map(|r| r.ticket));
+    }
+    assert_eq!(answered, parked);
+    pool.audited();
+}
+
+#[test]
+fn one_client_has_a_slice_of_a_turn_for_its_requests() {
+    let mut pool = Pool::new(Options::default());
+    let writer = pool.client();
+    let ks = pool.keyspace(writer);
+    pool.store.begin_turn();
+    let keys: Vec<_> = (0..1024).map(|n| key(ks, n)).collect();
+    let mut frames = 0;
+    while !pool.store.has_had_its_part(0) {
+        pool.store.remove(writer.id, &keys, pool.now).unwrap();
+        frames += 1;
+    }
+    assert!((1..4).contains(&frames), "{frames} frames of 1024 keys");
+    let since_ns = pool.store.requests_ns();
+    assert!(
+        !pool.store.has_had_its_part(since_ns),
+        "the next one's are its own"
+    );
+    pool.store.begin_turn();
+    assert!(!pool.store.has_had_its_part(0));
 }
 
 #[test]

@@ -343,14 +343,16 @@ fn a_death_counts_what_is_finished_and_gives_the_grants_back() {
 #[test]
 fn grants_of_a_session_that_has_ended_are_nobodys_before_they_are_free() {
     let mut pool = Pool::new(Options {
-        entries: 8192,
-        units: 8192,
+        entries: 16_384,
+        units: 16_384,
         ..Options::default()
     });
     let writer = Writer::new(&mut pool);
-    let mut granted = pool.grant(writer.client, LEN, 1024);
-    granted.extend(pool.grant(writer.client, LEN, 1024));
-    assert_eq!(granted.len(), 2048);
+    let mut granted = Vec::new();
+    for _ in 0..4 {
+        granted.extend(pool.grant(writer.client, LEN, 1024));
+    }
+    assert_eq!(granted.len(), 4096);
     pool.store
         .close_session(writer.client.id, SessionEnd::Death, pool.now);
     // The next session has the same slot.
