@@ -17,6 +17,7 @@ use super::slice::Effort;
 use hostkv_shm_protocol::control::writer::scan_fence;
 use hostkv_shm_protocol::id::{EntryNumber, SessionId};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Marks of the entries that the last scan, or the one that is going on, saw pinned.
 pub struct PinMarks {
@@ -153,6 +154,20 @@ pub struct Scan {
     suspects: Vec<usize>,
 }
 
+/// How many leading ones of these slots name nothing and are as the scan before saw them: nearly all, and there is nothing to
+/// do about them. A slot that is not so is looked at anew, and what it says then holds.
+fn quiet_slots(session: &Ledger, slots: Range<usize>) -> usize {
+    let pins = &session.lease.pins;
+    session.seen[slots.clone()]
+        .iter()
+        .zip(slots)
+        .take_while(|(seen, slot)| {
+            let word = pins.scan(*slot);
+            word == seen.word && word.entry().is_none()
+        })
+        .count()
+}
+
 impl Scan {
     /// Starts a scan: step D2. Everything unpublished so far is decided by it.
     pub fn start(sessions: &[Option<Ledger>], zombie_count: usize, now: Nanos) -> Scan {
@@ -216,6 +231,13 @@ impl Scan {
                 while self.slot < len {
                     if effort.is_spent() {
                         return false;
+                    }
+                    let most = len.min(self.slot.saturating_add(effort.steps_left(Effort::SLOT)));
+                    let quiet = quiet_slots(session, self.slot..most);
+                    if quiet > 0 {
+                        effort.spend_each(quiet, Effort::SLOT);
+                        self.slot += quiet;
+                        continue;
                     }
                     effort.spend(Effort::SLOT);
                     let word = session.lease.pins.scan(self.slot);

@@ -96,6 +96,12 @@ impl Effort {
         self.spent += count as u64 * u64::from(estimated_ns);
     }
 
+    /// How many steps of this estimate are left, at least one.
+    pub fn steps_left(&self, estimated_ns: u32) -> usize {
+        let left = self.limit.saturating_sub(self.spent) / u64::from(estimated_ns.max(1));
+        usize::try_from(left).unwrap_or(usize::MAX).max(1)
+    }
+
     /// Estimated nanoseconds so far.
     pub fn spent_ns(&self) -> u64 {
         self.spent
