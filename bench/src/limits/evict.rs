@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!   prepare:  as many objects as the pool has, entry numbers and extents in random order
-//!   a batch:  | prefetch, unpublish, unlink, fence, scan, free |  store as many new ones  |
-//!             |<----------------- measured ------------------->|
+//!   a pass:   | prefetch, unpublish, unlink, fence, scan, free | the next batch ... |  store as many new ones
+//!             |<----------------------------- measured ---------------------------->|
 //! ```
 //!
 //! The victims come in an order of use that knows nothing of their numbers and places, as in a pool that has been used for
-//! a while, and the pool is full again before the next batch, as in one that evicts for what is stored.
+//! a while.
 
 use super::index::{canonical, empty, put};
 use super::pages::{Pages, Region};
@@ -32,7 +32,9 @@ const FREED_AHEAD: usize = 4;
 pub struct Scale {
     /// Entries of the index.
     pub entry_count: u32,
-    /// Objects, each of one unit; they fill the payload.
+    /// Units of the payload.
+    pub unit_count: u32,
+    /// Objects, each of one unit.
     pub live: u32,
     /// Pin slots that a scan looks at.
     pub slot_count: usize,
@@ -53,12 +55,12 @@ pub struct BareEviction {
 }
 
 impl BareEviction {
-    /// A full pool of this scale.
+    /// A pool of this scale.
     pub fn new(scale: Scale) -> Result<BareEviction, String> {
         let (region, _, view) = empty(scale.entry_count, scale.pages)?;
         let mut pool = BareEviction {
             writer: IndexWriter::new(view).map_err(|error| error.to_string())?,
-            allocator: Allocator::new(scale.live, scale.entry_count),
+            allocator: Allocator::new(scale.unit_count, scale.entry_count),
             slots: black_box(vec![0; scale.slot_count]),
             order: (0..scale.live).collect(),
             next_key: 0,
@@ -83,21 +85,20 @@ impl BareEviction {
         put(&mut self.writer, EntryNumber(entry), &key, offset_units)
     }
 
-    /// Nanoseconds of CPU of an eviction: every object goes once, and another is stored in its entry.
-    pub fn evict_all(&mut self) -> Result<f64, String> {
-        let mut spent_ns = 0;
-        let order = std::mem::take(&mut self.order);
-        for batch in order.chunks(BATCH) {
-            let begin = this_thread_cpu_ns();
+    /// Nanoseconds of CPU of an eviction, in a pass that evicts so many; then as many others are stored.
+    pub fn pass_ns(&mut self, count: usize) -> Result<f64, String> {
+        let hot = self.order.split_off(count);
+        let cold = std::mem::replace(&mut self.order, hot);
+        let begin = this_thread_cpu_ns();
+        for batch in cold.chunks(BATCH) {
             self.evict(batch)?;
-            spent_ns += this_thread_cpu_ns() - begin;
-            // The last that came free is taken first.
-            for entry in batch.iter().rev() {
-                self.store(*entry)?;
-            }
         }
-        let ns = spent_ns as f64 / order.len() as f64;
-        self.order = order;
+        let ns = (this_thread_cpu_ns() - begin) as f64 / count as f64;
+        // The last that came free is taken first.
+        for entry in cold.into_iter().rev() {
+            self.store(entry)?;
+            self.order.push(entry);
+        }
         Ok(ns)
     }
 
@@ -139,15 +140,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn evicting_by_the_bare_parts_leaves_a_full_pool_of_other_objects() {
+    fn a_pass_by_the_bare_parts_leaves_as_many_other_objects() {
         let mut pool = BareEviction::new(Scale {
             entry_count: 12_000,
+            unit_count: 11_000,
             live: 10_000,
             slot_count: 4096,
             pages: Pages::Small,
         })
         .expect("a pool");
-        assert!(pool.evict_all().expect("all is evicted") > 0.0);
+        for _ in 0..5 {
+            assert!(pool.pass_ns(2000).expect("all are evicted") > 0.0);
+        }
         assert_eq!(pool.allocator.used_units(), 10_000);
         for number in [0, 9_999, 10_000, 19_999] {
             let key = canonical(number).expect("a key");
