@@ -125,27 +125,42 @@ impl PayloadBytes {
 
     /// A private copy of the bytes at `offset_bytes`, a multiple of 8; another process may write there meanwhile.
     pub(crate) fn private_copy(&self, offset_bytes: u64, len_bytes: u64) -> Result<Vec<u8>, Errno> {
+        // Of megabytes: want of memory is the task's failure, not the end of the daemon.
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len_bytes as usize)
+            .map_err(|_| Errno::ENOMEM)?;
+        self.copy_out(offset_bytes, len_bytes, |copied| {
+            bytes.extend_from_slice(copied);
+        })?;
+        Ok(bytes)
+    }
+
+    /// The same, to `take` in private pieces that are in the cache.
+    pub(crate) fn copy_out(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), Errno> {
         const CHUNK_WORDS: usize = 1024;
         let words = self
             .view()
             .words(offset_bytes, len_bytes.div_ceil(8))
             .map_err(|_| Errno::ERANGE)?;
-        // Of megabytes: want of memory is the task's failure, not the end of the daemon.
-        let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(len_bytes.next_multiple_of(8) as usize)
-            .map_err(|_| Errno::ENOMEM)?;
         let mut chunk = [0_u64; CHUNK_WORDS];
         let mut next = 0;
-        while bytes.len() < len_bytes as usize {
+        let mut bytes_left = len_bytes as usize;
+        while bytes_left > 0 {
             let count = words.copy_out(next, &mut chunk);
             next += count;
             // SAFETY: each word is eight bytes, all of them written.
             let copied = unsafe { std::slice::from_raw_parts(chunk.as_ptr().cast(), count * 8) };
-            bytes.extend_from_slice(copied);
+            let copied = &copied[..copied.len().min(bytes_left)];
+            take(copied);
+            bytes_left -= copied.len();
         }
-        bytes.truncate(len_bytes as usize);
-        Ok(bytes)
+        Ok(())
     }
 
     /// Copies private bytes to `offset_bytes`, where no client may look yet.
