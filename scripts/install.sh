@@ -52,6 +52,7 @@ group_test() {
   need python3-yaml python3 -c 'import yaml'
   # For the tiers, and for two hosts that share one.
   need redis-server has redis-server
+  need openssl has openssl
   need iproute2 has ip
   # For the C interface, compared with that of the last release.
   need abigail-tools has abidiff

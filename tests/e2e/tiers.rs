@@ -1,6 +1,7 @@
 //! Tiers behind L1, end to end: what was stored comes back by a prefetch, after an eviction, a restart and on another host,
 //! and a tier that is slow, hangs or fails moves nobody and loses nothing of L1.
 
+use std::net::TcpListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,8 @@ use hostkv_tests::{
     Daemon, DaemonSpec, S3Server, Worker, assert_reads, end_with_parent, keys, keyspace,
     keyspace_config, outcome, overfill, request, skip, store, wait_until,
 };
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 const OBJECT_BYTES: u64 = 256 << 10;
 
@@ -398,7 +401,7 @@ fn a_removed_key_does_not_come_back() {
 struct Redis(Child);
 
 impl Redis {
-    fn start(folder: &Path) -> Option<Redis> {
+    fn start(folder: &Path, more: &[String]) -> Option<Redis> {
         let socket = folder.join("redis.sock");
         let mut command = Command::new("redis-server");
         command
@@ -412,6 +415,7 @@ impl Redis {
                 "--unixsocket",
             ])
             .arg(&socket)
+            .args(more)
             .current_dir(folder)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -427,6 +431,10 @@ impl Redis {
         let redis = Redis(child);
         wait_until("redis-server listens", || socket.exists());
         Some(redis)
+    }
+
+    fn signal(&self, signal: Signal) {
+        signal::kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
     }
 }
 
@@ -450,7 +458,11 @@ struct Sharing {
 
 impl Sharing {
     fn begin(tier: &str) -> Sharing {
-        let (first, second) = (with_tier(tier).start(), with_tier(tier).start());
+        Sharing::of(|| with_tier(tier))
+    }
+
+    fn of(spec: impl Fn() -> DaemonSpec) -> Sharing {
+        let (first, second) = (spec().start(), spec().start());
         let (writer, reader) = (first.session(), second.session());
         let (id, other_id) = (keyspace(&writer), keyspace(&reader));
         let stored = keys("shared", 8);
@@ -475,7 +487,7 @@ impl Sharing {
 #[test]
 fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(redis) = Redis::start(folder.path()) else {
+    let Some(redis) = Redis::start(folder.path(), &[]) else {
         return;
     };
     let shared = format!(
@@ -505,6 +517,88 @@ fn what_one_daemon_stored_in_a_redis_another_restores_and_a_dead_redis_is_a_miss
     store(&writer, id, &keys("more", 8), OBJECT_BYTES);
     first.finish();
     second.finish();
+}
+
+#[test]
+fn a_redis_that_stops_answering_delays_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(redis) = Redis::start(folder.path(), &[]) else {
+        return;
+    };
+    let tier = format!(
+        r#"{{"type": "resp", "name": "disk", "unix_socket": "{}", "timeout_ms": {NEVER_MS}}}"#,
+        folder.path().join("redis.sock").display()
+    );
+    let daemon = with_tier(&tier).start();
+    let session = daemon.session();
+    let id = keyspace(&session);
+    let stored = keys("stored", 8);
+    redis.signal(Signal::SIGSTOP);
+    store(&session, id, &stored, OBJECT_BYTES);
+    wait_until("the tier is at work", || {
+        daemon.scrape().sample("hostkv_l2_storing_objects") == 8.0
+    });
+    assert_all_read(&session, id, &stored);
+    drop(session);
+    daemon.finish();
+}
+
+/// A certificate for this host in `server.pem` with its key in `server.key`, signed by that in `ca.pem`; false, and said so,
+/// where nothing can make one.
+fn make_certificates(folder: &Path) -> bool {
+    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let commands = [
+        format!("req -x509 {KEY} -keyout ca.key -out ca.pem -subj /CN=hostkv-test -days 2"),
+        format!(
+            "req {KEY} -keyout server.key -out server.csr -subj /CN=server -addext subjectAltName=IP:127.0.0.1"
+        ),
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -days 2 -out server.pem"
+            .to_owned(),
+    ];
+    for words in commands {
+        let output = Command::new("openssl")
+            .args(words.split(' '))
+            .current_dir(folder)
+            .output();
+        match output {
+            Err(error) => {
+                skip(&format!("a Redis over TLS: openssl: {error}"));
+                return false;
+            }
+            Ok(output) => assert!(output.status.success(), "{words}: {output:?}"),
+        }
+    }
+    true
+}
+
+#[test]
+fn a_redis_over_tls_is_used_if_this_host_trusts_it_and_ends_the_start_if_not() {
+    let folder = tempfile::tempdir().unwrap();
+    if !make_certificates(folder.path()) {
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let words = format!(
+        "--tls-port {port} --tls-cert-file server.pem --tls-key-file server.key --tls-ca-cert-file ca.pem --tls-auth-clients no"
+    );
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let Some(_redis) = Redis::start(folder.path(), &words) else {
+        return;
+    };
+    let tier = format!(
+        r#"{{"type": "resp", "name": "disk", "host": "127.0.0.1", "port": {port}, "tls": true, "timeout_ms": 30000}}"#
+    );
+    let trusting = folder.path().join("ca.pem");
+    let spec = || with_tier(&tier).variable("SSL_CERT_FILE", trusting.to_str().unwrap());
+    let sharing = Sharing::of(spec);
+    sharing.first.finish();
+    sharing.second.finish();
+    with_tier(&tier)
+        .start_must_fail()
+        .assert_says(1, &["--l2-adapter #1 (resp)", "certificate"]);
 }
 
 #[test]

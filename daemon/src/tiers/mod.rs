@@ -40,7 +40,7 @@ mod jobs;
 pub mod key;
 mod lru;
 mod open;
-#[cfg(feature = "l2-opendal")]
+#[cfg(feature = "l2-remote")]
 mod remote;
 mod seal;
 pub mod spec;

@@ -15,14 +15,14 @@ use crate::workers::PayloadBytes;
 pub(super) fn open(spec: &AdapterSpec, payload: PayloadBytes) -> Result<Arc<dyn Backend>, Fault> {
     Ok(match &spec.adapter {
         Adapter::Fs(fs) => Arc::new(FsTier::open(fs, payload)?),
-        #[cfg(feature = "l2-opendal")]
+        #[cfg(feature = "l2-remote")]
         Adapter::Resp(resp) => Arc::new(super::remote::open_resp(resp, spec.timeout, payload)?),
-        #[cfg(feature = "l2-opendal")]
+        #[cfg(feature = "l2-remote")]
         Adapter::S3(s3) => Arc::new(super::remote::open_s3(s3, spec.timeout, payload)?),
-        #[cfg(not(feature = "l2-opendal"))]
+        #[cfg(not(feature = "l2-remote"))]
         Adapter::Resp(_) | Adapter::S3(_) => {
             return Err(Fault::error(
-                "this hostkvd was built without the feature l2-opendal; build it with that or leave the adapter out",
+                "this hostkvd was built without the feature l2-remote; build it with that or leave the adapter out",
             ));
         }
         Adapter::FaultInject(fault) => {

@@ -11,12 +11,12 @@ mod capacity;
 mod damage;
 mod faults;
 mod kill;
-#[cfg(feature = "l2-opendal")]
+#[cfg(feature = "l2-remote")]
 mod redis;
 mod round;
-#[cfg(feature = "l2-opendal")]
+#[cfg(feature = "l2-remote")]
 mod s3;
-#[cfg(feature = "l2-opendal")]
+#[cfg(feature = "l2-remote")]
 mod server;
 
 use std::hash::{BuildHasher, RandomState};

@@ -3,6 +3,7 @@
 use super::server::{Server, free_port};
 use super::*;
 use hostkv_daemon::tiers::figures::FailureReason;
+use nix::sys::signal::Signal;
 
 const LEN: u64 = 3 << 20;
 
@@ -137,6 +138,54 @@ fn a_redis_that_is_killed_is_left_alone_and_found_again() {
             len_bytes: LEN
         })]
     );
+}
+
+#[test]
+fn a_redis_that_was_restarted_while_nobody_asked_costs_no_request() {
+    let Some(mut redis) = Redis::start(&[]) else {
+        return;
+    };
+    let mut pool = Pool::open(&[redis.spec("")]);
+    assert!(pool.store(1, range(0, LEN)).has(0));
+    redis.server.kill();
+    redis.server = server::redis(redis.folder.path(), redis.port, &[]).unwrap();
+    assert!(pool.store(2, range(0, LEN)).has(0));
+    // And one that closes what is idle.
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(pool.load(2, 0, range(0, LEN)), Some(0));
+    let figures = pool.figures(0);
+    let failed = [FailureReason::Error, FailureReason::Timeout]
+        .map(|reason| figures.stores.failures.get(reason) + figures.loads.failures.get(reason));
+    assert_eq!(failed, [0, 0]);
+}
+
+#[test]
+fn a_redis_that_stops_answering_is_late_is_found_again_and_delays_no_end() {
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let mut pool = Pool::open(&[redis.spec(r#", "timeout_ms": 500"#)]);
+    assert!(pool.store(1, range(0, LEN)).has(0));
+    redis.server.signal(Signal::SIGSTOP);
+    for _ in 0..2 {
+        assert_eq!(pool.load(1, 0, range(0, LEN)), None);
+    }
+    let figures = pool.figures(0);
+    assert_eq!(figures.loads.failures.get(FailureReason::Timeout), 2);
+    assert_ne!(figures.breaker, BreakerState::Closed);
+    redis.server.signal(Signal::SIGCONT);
+    pool.until_breaker(0, BreakerState::Closed);
+    assert_eq!(pool.load(1, 0, range(0, LEN)), Some(0));
+
+    // The queue of the stopped server's port takes a connection that nobody accepts.
+    let patient = redis.spec(r#", "timeout_ms": 600000"#);
+    let mut pool = Pool::open(&[patient]);
+    redis.server.signal(Signal::SIGSTOP);
+    pool.submit_store(2, range(0, LEN));
+    pool.until(0, "at work", |figures| figures.running == 1);
+    let tiers = pool.tiers.take().unwrap();
+    assert!(tiers.shutdown(Duration::ZERO), "a thread still waits");
+    redis.server.signal(Signal::SIGCONT);
 }
 
 #[test]

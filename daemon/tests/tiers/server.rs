@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
 use super::PATIENCE;
 
 /// A port that was free a moment ago.
@@ -44,6 +47,10 @@ impl Server {
         // Nobody reads what it says from now on.
         drop(server.child.stderr.take());
         server
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        signal::kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
     pub(super) fn kill(&mut self) {

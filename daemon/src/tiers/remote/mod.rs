@@ -1,17 +1,12 @@
-//! The tiers `resp` and `s3`: stores on other hosts, through Apache OpenDAL.
+//! The tiers `resp` and `s3`: stores on other hosts.
 //!
-//! The threads of the tier call it as every other tier; each waits here for what it asked, while the requests themselves run
-//! on the tier's own tokio runtime. OpenDAL wants slices, so bytes go through private copies of one piece each, summed where
-//! they are copied; a piece is fetched from the payload once. At most [`WINDOW`] pieces of an object are on their way at a
-//! time, so the private memory of a tier is bounded by threads x window x piece.
+//! The threads of the tier call it as every other tier; each waits here for what it asked. How objects lie in a store and
+//! come and go is that of [`Objects`]; what they have in common is here: the key before it, and the capacity.
 //!
 //! ```text
 //!   resp   PREFIX HEX        the seal, written last          s3   PREFIX HEX   the object, then the seal
 //!          PREFIX HEX.N      piece N of the object
 //! ```
-//!
-//! Redis gets pieces since a value of it is sent whole and answered whole: the client gives an answer half a second. S3 gets
-//! one object, in parts when it is longer than a part.
 //!
 //! The capacity is this daemon's own: it removes what it stored and used last itself, and knows nothing of what others
 //! store there, or of what it stored before a restart. A store that is shared bounds itself (`maxmemory` with
@@ -19,53 +14,56 @@
 //!
 //! **The lock** guards the ledger of what was stored. Nothing waits while it is held.
 
-mod shapes;
+mod resp;
+mod s3;
+mod waiting;
 
 use std::fs;
-use std::future::{Future, poll_fn};
 use std::path::Path;
-use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use opendal::services::{Redis, S3};
-use opendal::{ErrorKind, Operator};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use crc_fast::Digest;
+use hostkv_shm_protocol::sum::Sum;
 
 use super::backend::{Backend, Fault, Got, Put, Usage};
 use super::key::TierKey;
 use super::lru::Lru;
-use super::seal::SEAL_BYTES;
-use super::spec::{Password, RespPlace, RespSpec, S3Spec};
+use super::seal::{SEAL_BYTES, Seal};
+use super::spec::{RespSpec, S3Spec};
 use super::{PayloadRange, StoreObject};
 use crate::workers::PayloadBytes;
 
-use shapes::Shape;
-
-/// Pieces of one object that are on their way at a time.
-const WINDOW: usize = 4;
-/// Keys of one lookup that are asked for at a time.
-const LOOKUP_WINDOW: usize = 16;
-/// Threads of one tier's runtime.
-const RUNTIME_THREADS: usize = 2;
 /// What a tier writes and reads to see that it may.
 const PROBE: &str = "hostkv-probe";
 
+/// The objects in a store, under the names that a prefix gives them.
+trait Objects: Send + Sync {
+    /// As [`Backend::find`].
+    fn find(&self, keys: &[TierKey]) -> Result<Vec<Option<u64>>, Fault>;
+
+    /// As [`Backend::put`]; what is left of a store that fails is removed.
+    fn put(&self, object: &StoreObject) -> Result<Put, Fault>;
+
+    /// As [`Backend::get`]; what is not whole is removed, since it would keep the next store from putting it there again.
+    fn get(&self, key: &TierKey, destination: PayloadRange) -> Result<Got, Fault>;
+
+    /// Removes an object, of this length if that is known.
+    fn remove(&self, key: &TierKey, len_bytes: Option<u64>) -> Result<(), Fault>;
+
+    /// As [`Backend::probe`].
+    fn probe(&self) -> Result<(), Fault>;
+
+    /// As [`Backend::end`].
+    fn end(&self);
+}
+
 /// An opened tier.
 pub(super) struct Remote {
-    /// None only while it is dropped.
-    runtime: Option<Runtime>,
-    operator: Operator,
-    shape: Shape,
-    prefix: String,
-    payload: PayloadBytes,
-    timeout: Duration,
+    objects: Box<dyn Objects>,
     capacity_bytes: Option<u64>,
     ledger: Mutex<Ledger>,
     began: Instant,
-    ending: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -81,35 +79,8 @@ pub(super) fn open_resp(
     timeout: Duration,
     payload: PayloadBytes,
 ) -> Result<Remote, Fault> {
-    let place = match &spec.place {
-        RespPlace::Tcp { host, port } if spec.is_tls => format!("rediss://{host}:{port}"),
-        RespPlace::Tcp { host, port } => format!("tcp://{host}:{port}"),
-        // The client takes the path alone, but wants a host before it.
-        RespPlace::Unix(path) => format!("unix://localhost{}", path.display()),
-    };
-    let mut builder = Redis::default()
-        .endpoint(&place)
-        .connection_pool_max_size(8 * WINDOW);
-    if let Some(username) = &spec.username {
-        builder = builder.username(username);
-    }
-    match &spec.password {
-        Some(Password::Text(text)) => builder = builder.password(text),
-        Some(Password::File(path)) => builder = builder.password(&first_line(path)?),
-        None => {}
-    }
-    let remedy = "check host, port, username and password";
-    let operator =
-        Operator::new(builder).map_err(|error| unusable(&place, &sentence_of(&error), remedy))?;
-    Remote::open(
-        operator,
-        Shape::Pieces,
-        &spec.prefix,
-        spec.capacity_bytes,
-        timeout,
-        payload,
-    )
-    .map_err(|fault| unusable(&place, &fault.sentence, remedy))
+    let objects = resp::Resp::open(spec, timeout, payload)?;
+    Ok(Remote::new(objects, spec.capacity_bytes))
 }
 
 /// Finds the bucket, writes and reads.
@@ -118,41 +89,8 @@ pub(super) fn open_s3(
     timeout: Duration,
     payload: PayloadBytes,
 ) -> Result<Remote, Fault> {
-    let mut builder = S3::default().bucket(&spec.bucket);
-    if let Some(endpoint) = &spec.endpoint {
-        builder = builder.endpoint(endpoint);
-    }
-    let has_region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some());
-    match &spec.region {
-        Some(region) => builder = builder.region(region),
-        None if !has_region => builder = builder.region("us-east-1"),
-        None => {}
-    }
-    if let (Some(id), Some(file)) = (&spec.access_key_id, &spec.secret_access_key_file) {
-        builder = builder
-            .access_key_id(id)
-            .secret_access_key(&first_line(file)?)
-            .disable_config_load();
-    }
-    let place = format!(
-        "bucket {:?} at {}",
-        spec.bucket,
-        spec.endpoint.as_deref().unwrap_or("Amazon S3")
-    );
-    let remedy = "check endpoint, region, credentials and that the bucket exists";
-    let operator =
-        Operator::new(builder).map_err(|error| unusable(&place, &sentence_of(&error), remedy))?;
-    Remote::open(
-        operator,
-        Shape::Whole,
-        &spec.prefix,
-        spec.capacity_bytes,
-        timeout,
-        payload,
-    )
-    .map_err(|fault| unusable(&place, &fault.sentence, remedy))
+    let objects = s3::Bucket::open(spec, timeout, payload)?;
+    Ok(Remote::new(objects, spec.capacity_bytes))
 }
 
 fn unusable(place: &str, sentence: &str, remedy: &str) -> Fault {
@@ -175,90 +113,35 @@ fn first_line(path: &Path) -> Result<String, Fault> {
     }
 }
 
-/// What an error says, in one line.
-fn sentence_of(error: &opendal::Error) -> String {
-    error.to_string().replace('\n', " ")
+/// Offsets and lengths of the pieces of `len_bytes`.
+fn pieces(len_bytes: u64, piece_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..len_bytes.div_ceil(piece_bytes)).map(move |number| {
+        let begin = number * piece_bytes;
+        (begin, piece_bytes.min(len_bytes - begin))
+    })
 }
 
-fn fault_of(error: &opendal::Error) -> Fault {
-    let sentence = sentence_of(error);
-    // Redis beyond `maxmemory`, MinIO and Ceph beyond their disks or quotas: OpenDAL has no kind for it.
-    let is_full = ["OOM", "StorageFull", "QuotaExceeded"]
-        .iter()
-        .any(|word| sentence.contains(word));
-    if is_full {
-        return Fault::full(sentence);
+/// The seal of what was copied out. A sum from the index stands for what was committed: when the bytes are others by now,
+/// a load shall find out.
+fn seal_of(object: &StoreObject, digest: Digest) -> [u8; SEAL_BYTES] {
+    Seal {
+        key: object.key,
+        len_bytes: object.source.len_bytes,
+        sum: object
+            .sum
+            .unwrap_or_else(|| Sum::of_checksum(digest.finalize())),
     }
-    Fault::error(sentence)
+    .to_bytes()
 }
 
 impl Remote {
-    fn open(
-        operator: Operator,
-        shape: Shape,
-        prefix: &str,
-        capacity_bytes: Option<u64>,
-        timeout: Duration,
-        payload: PayloadBytes,
-    ) -> Result<Remote, Fault> {
-        opendal::install_default();
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name(super::NET_THREAD)
-            .enable_all()
-            .build()
-            .map_err(|error| Fault::error(format!("starting threads failed: {error}")))?;
-        let remote = Remote {
-            runtime: Some(runtime),
-            operator,
-            shape,
-            prefix: prefix.to_owned(),
-            payload,
-            timeout,
+    fn new(objects: impl Objects + 'static, capacity_bytes: Option<u64>) -> Remote {
+        Remote {
+            objects: Box::new(objects),
             capacity_bytes,
             ledger: Mutex::default(),
             began: Instant::now(),
-            ending: watch::Sender::new(false),
-        };
-        let path = format!("{prefix}{PROBE}");
-        remote.in_time(async {
-            let written = remote.operator.write(&path, PROBE.as_bytes()).await;
-            written.map_err(|error| fault_of(&error))?;
-            let read = remote.operator.read(&path).await;
-            read.map_err(|error| fault_of(&error)).map(drop)
-        })?;
-        Ok(remote)
-    }
-
-    /// Waits for work until the deadline or the daemon's end.
-    fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-        let Some(runtime) = &self.runtime else {
-            return Err(Fault::error("the tier is closed"));
-        };
-        let mut ending = self.ending.subscribe();
-        runtime.block_on(async {
-            let mut work = pin!(tokio::time::timeout(self.timeout, work));
-            let mut ending = pin!(ending.wait_for(|is_ending| *is_ending));
-            poll_fn(|context| {
-                if let Poll::Ready(result) = work.as_mut().poll(context) {
-                    return Poll::Ready(result.unwrap_or_else(|_| {
-                        Err(Fault::timeout(format!(
-                            "no answer within {} ms",
-                            self.timeout.as_millis()
-                        )))
-                    }));
-                }
-                match ending.as_mut().poll(context) {
-                    Poll::Ready(_) => Poll::Ready(Err(Fault::error("the daemon ends"))),
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await
-        })
-    }
-
-    fn path_of(&self, key: &TierKey) -> String {
-        format!("{}{key}", self.prefix)
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -291,58 +174,25 @@ impl Remote {
 
 impl Backend for Remote {
     fn find(&self, keys: &[TierKey]) -> Result<Vec<Option<u64>>, Fault> {
-        let paths: Vec<String> = keys.iter().map(|key| self.path_of(key)).collect();
-        self.in_time(self.shape.find(&self.operator, keys, &paths))
+        self.objects.find(keys)
     }
 
     fn put(&self, object: &StoreObject) -> Result<Put, Fault> {
-        let key = &object.key;
-        let path = self.path_of(key);
-        let len_bytes = object.source.len_bytes;
-        let put = self.in_time(async {
-            let known = self
-                .shape
-                .find(&self.operator, &[*key], std::slice::from_ref(&path))
-                .await?;
-            if known == [Some(len_bytes)] {
-                return Ok(Put::Known);
-            }
-            let put = self.shape.put(&self.operator, &path, object, &self.payload);
-            if let Err(fault) = put.await {
-                // Pieces without a seal are found by nobody and would stay.
-                let _ = self.shape.remove(&self.operator, &path, len_bytes).await;
-                return Err(fault);
-            }
-            Ok(Put::Stored)
-        })?;
+        let put = self.objects.put(object)?;
         if put == Put::Known {
             let now_ns = self.now_ns();
-            self.ledger().lru.touch(key, now_ns);
+            self.ledger().lru.touch(&object.key, now_ns);
             return Ok(put);
         }
-        for (victim, len_bytes) in self.note(key, len_bytes) {
-            let path = self.path_of(&victim);
+        for (victim, len_bytes) in self.note(&object.key, object.source.len_bytes) {
             // What can't be removed now stays until the store removes it.
-            let _ = self.in_time(self.shape.remove(&self.operator, &path, len_bytes));
+            let _ = self.objects.remove(&victim, Some(len_bytes));
         }
         Ok(put)
     }
 
     fn get(&self, key: &TierKey, destination: PayloadRange) -> Result<Got, Fault> {
-        let path = self.path_of(key);
-        let got = self.in_time(async {
-            let got = self
-                .shape
-                .get(&self.operator, &path, key, destination, &self.payload)
-                .await?;
-            if !matches!(got, Got::Loaded(_)) {
-                // What is left of it would keep the next store from putting it there again.
-                self.shape
-                    .remove(&self.operator, &path, destination.len_bytes)
-                    .await?;
-            }
-            Ok(got)
-        })?;
+        let got = self.objects.get(key, destination)?;
         let now_ns = self.now_ns();
         let mut ledger = self.ledger();
         match got {
@@ -353,32 +203,12 @@ impl Backend for Remote {
     }
 
     fn remove(&self, key: &TierKey) -> Result<(), Fault> {
-        let path = self.path_of(key);
         let known = self.ledger().lru.remove(key);
-        self.in_time(async {
-            let len_bytes = match known {
-                Some(slot) => Some(slot.len_bytes),
-                None => {
-                    let paths = std::slice::from_ref(&path);
-                    let found = self.shape.find(&self.operator, &[*key], paths).await?;
-                    found[0]
-                }
-            };
-            match len_bytes {
-                Some(len_bytes) => self.shape.remove(&self.operator, &path, len_bytes).await,
-                None => Ok(()),
-            }
-        })
+        self.objects.remove(key, known.map(|slot| slot.len_bytes))
     }
 
     fn probe(&self) -> Result<(), Fault> {
-        let path = format!("{}{PROBE}", self.prefix);
-        self.in_time(async {
-            match self.operator.read(&path).await {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(fault_of(&error)),
-                _ => Ok(()),
-            }
-        })
+        self.objects.probe()
     }
 
     fn usage(&self) -> Usage {
@@ -393,15 +223,6 @@ impl Backend for Remote {
     }
 
     fn end(&self) {
-        self.ending.send_replace(true);
-    }
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // A name look-up that hangs holds nobody up.
-            runtime.shutdown_background();
-        }
+        self.objects.end();
     }
 }

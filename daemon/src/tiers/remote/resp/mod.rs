@@ -1,0 +1,379 @@
+//! Objects in Redis, Valkey or what else speaks RESP: in pieces under names of their own, and the seal under the object's.
+//! The `redis` crate talks to the server.
+//!
+//! A value of Redis is sent whole, and nothing else of it is served meanwhile: hence pieces, which are asked for in parts.
+//! The thread of the tier that has an object talks over one connection, which it takes from those that are idle or makes.
+//! Commands go out without waiting for the answers to those before them, as far as nothing depends on those; at most
+//! [`WINDOW`] pieces or parts of an object are on their way, so a connection has not much private memory.
+//!
+//! ```text
+//!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... SET seal
+//!   load    GET seal, GETRANGE of piece 0, GETRANGE of piece 0, ... GETRANGE of piece 1, ...
+//!   find    GET seal, GET seal, ...
+//! ```
+//!
+//! Redis carries out the commands of one connection in their order, so a seal is never there before its pieces. A connection
+//! that the server closed while it was idle is replaced, and what was asked over it is asked again, once.
+//!
+//! **The lock** guards the idle connections. Nothing waits while it is held.
+
+mod connection;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crc_fast::{CrcAlgorithm, Digest};
+use redis::io::tcp::TcpSettings;
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
+
+use hostkv_shm_protocol::sum::Sum;
+
+use super::waiting::Ending;
+use super::{Objects, PROBE, first_line, pieces, seal_of, unusable};
+use crate::tiers::backend::{Fault, Got, Put};
+use crate::tiers::key::TierKey;
+use crate::tiers::seal::Seal;
+use crate::tiers::spec::{Password, RespPlace, RespSpec};
+use crate::tiers::{PayloadRange, StoreObject};
+use crate::workers::PayloadBytes;
+
+use connection::{Connection, Trouble};
+
+/// A value of Redis.
+const PIECE_BYTES: u64 = 2 << 20;
+/// What is asked for at a time: the memory that the answer goes through is used again and again, as that of a whole piece
+/// would not be.
+const PART_BYTES: u64 = 512 << 10;
+/// Pieces or parts of one object that are on their way at a time.
+const WINDOW: usize = 2;
+/// Keys of one lookup that are asked for at a time.
+const LOOKUP_WINDOW: usize = 64;
+
+/// A server that was reached.
+pub(super) struct Resp {
+    client: Client,
+    prefix: String,
+    payload: PayloadBytes,
+    timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+    ending: Ending,
+}
+
+/// A part of a piece.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The piece.
+    number: u64,
+    /// Where it begins there.
+    begin: u64,
+    len_bytes: u64,
+}
+
+/// The parts of an object in their order.
+fn parts(len_bytes: u64) -> impl Iterator<Item = Part> {
+    (0..)
+        .zip(pieces(len_bytes, PIECE_BYTES))
+        .flat_map(|(number, (_, piece_bytes))| {
+            pieces(piece_bytes, PART_BYTES).map(move |(begin, len_bytes)| Part {
+                number,
+                begin,
+                len_bytes,
+            })
+        })
+}
+
+impl Resp {
+    /// Connects, logs in, writes and reads.
+    pub(super) fn open(
+        spec: &RespSpec,
+        timeout: Duration,
+        payload: PayloadBytes,
+    ) -> Result<Resp, Fault> {
+        let name = match &spec.place {
+            RespPlace::Tcp { host, port } if spec.is_tls => format!("rediss://{host}:{port}"),
+            RespPlace::Tcp { host, port } => format!("tcp://{host}:{port}"),
+            RespPlace::Unix(path) => format!("unix://{}", path.display()),
+        };
+        let password = match &spec.password {
+            Some(Password::Text(text)) => Some(text.clone()),
+            Some(Password::File(path)) => Some(first_line(path)?),
+            None => None,
+        };
+        let unusable =
+            |sentence: &str| unusable(&name, sentence, "check host, port, username and password");
+        let client = client_of(spec, password).map_err(|error| unusable(&error.to_string()))?;
+        let resp = Resp {
+            client,
+            prefix: spec.prefix.clone(),
+            payload,
+            timeout,
+            idle: Mutex::default(),
+            ending: Ending::new(),
+        };
+        let path = format!("{}{PROBE}", resp.prefix);
+        resp.exchange(|connection| {
+            connection.command(&[b"SET", path.as_bytes(), PROBE.as_bytes()]);
+            connection.command(&[b"GET", path.as_bytes()]);
+            connection.settle(0)
+        })
+        .map_err(|fault| unusable(&fault.sentence))?;
+        Ok(resp)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path_of(&self, key: &TierKey) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Does `work` over a connection, within the deadline. Over one that was idle it may begin once more from the start.
+    fn exchange<T>(
+        &self,
+        mut work: impl FnMut(&mut Connection) -> Result<T, Trouble>,
+    ) -> Result<T, Fault> {
+        let limit = self.ending.or_within(self.timeout);
+        loop {
+            let idle = self.idle().pop();
+            let was_idle = idle.is_some();
+            let connection = match idle {
+                Some(mut connection) => {
+                    connection.set_limit(limit.clone());
+                    Ok(connection)
+                }
+                None => Connection::open(&self.client, limit.clone()),
+            };
+            let result = connection.and_then(|mut connection| {
+                let result = work(&mut connection);
+                if connection.is_quiet() {
+                    self.idle().push(connection);
+                }
+                result
+            });
+            match result {
+                // The others were made before the server closed this one.
+                Err(Trouble::Closed(_)) if was_idle => self.idle().clear(),
+                other => return other.map_err(|trouble| self.fault_of(trouble)),
+            }
+        }
+    }
+
+    fn fault_of(&self, trouble: Trouble) -> Fault {
+        match trouble {
+            // Redis beyond `maxmemory`.
+            Trouble::Refused(sentence) if sentence.starts_with("OOM") => Fault::full(sentence),
+            Trouble::Refused(sentence) | Trouble::Closed(sentence) | Trouble::Lost(sentence) => {
+                Fault::error(sentence)
+            }
+            Trouble::Cut(cut) => cut.fault(self.timeout),
+        }
+    }
+
+    /// Sends an object that is not there.
+    fn send(
+        &self,
+        connection: &mut Connection,
+        path: &str,
+        object: &StoreObject,
+    ) -> Result<(), Trouble> {
+        let source = object.source;
+        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+        for (number, (begin, len_bytes)) in (0..).zip(pieces(source.len_bytes, PIECE_BYTES)) {
+            connection.settle(WINDOW - 1)?;
+            let piece = PayloadRange {
+                offset_bytes: source.offset_bytes + begin,
+                len_bytes,
+            };
+            let is_summed = object.sum.is_none();
+            connection.set(
+                &piece_path(path, number),
+                &self.payload,
+                piece,
+                is_summed.then_some(&mut digest),
+            )?;
+        }
+        connection.command(&[b"SET", path.as_bytes(), &seal_of(object, digest)]);
+        connection.settle(0)
+    }
+
+    /// Takes an object; answers may be left over.
+    fn receive(
+        &self,
+        connection: &mut Connection,
+        path: &str,
+        key: &TierKey,
+        destination: PayloadRange,
+    ) -> Result<Got, Trouble> {
+        let len_bytes = destination.len_bytes;
+        let ask = |connection: &mut Connection, part: Part| {
+            connection.ask(&piece_path(path, part.number), part.begin, part.len_bytes);
+        };
+        let mut next = parts(len_bytes);
+        connection.command(&[b"GET", path.as_bytes()]);
+        for part in next.by_ref().take(WINDOW) {
+            ask(connection, part);
+        }
+        let Some(bytes) = connection.value()? else {
+            return Ok(Got::Absent);
+        };
+        let Some(seal) = Seal::of(&bytes, key, len_bytes) else {
+            return Ok(Got::Damaged);
+        };
+        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut to = destination.offset_bytes;
+        for part in parts(len_bytes) {
+            let bytes = connection.value()?.unwrap_or_default();
+            // What is not there has no bytes.
+            if bytes.is_empty() && part.begin == 0 {
+                return Ok(Got::Absent);
+            }
+            if bytes.len() as u64 != part.len_bytes {
+                return Ok(Got::Damaged);
+            }
+            if let Some(part) = next.next() {
+                ask(connection, part);
+            }
+            digest.update(&bytes);
+            self.payload
+                .copy_in(to, &bytes)
+                .map_err(|errno| Trouble::Lost(format!("copying an object failed: {errno}")))?;
+            to += part.len_bytes;
+        }
+        let sum = Sum::of_checksum(digest.finalize());
+        Ok(match seal.sum == sum {
+            true => Got::Loaded(sum),
+            false => Got::Damaged,
+        })
+    }
+}
+
+impl Objects for Resp {
+    fn find(&self, keys: &[TierKey]) -> Result<Vec<Option<u64>>, Fault> {
+        self.exchange(|connection| {
+            let mut found = Vec::with_capacity(keys.len());
+            for keys in keys.chunks(LOOKUP_WINDOW) {
+                for key in keys {
+                    connection.command(&[b"GET", self.path_of(key).as_bytes()]);
+                }
+                for key in keys {
+                    found.push(len_of(connection, key)?);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn put(&self, object: &StoreObject) -> Result<Put, Fault> {
+        let path = self.path_of(&object.key);
+        let len_bytes = object.source.len_bytes;
+        self.exchange(|connection| {
+            connection.command(&[b"GET", path.as_bytes()]);
+            if len_of(connection, &object.key)? == Some(len_bytes) {
+                return Ok(Put::Known);
+            }
+            let sent = self.send(connection, &path, object);
+            if matches!(sent, Err(Trouble::Refused(_))) {
+                // Pieces without a seal are found by nobody and would stay.
+                let _ = connection.settle(0);
+                remove(connection, &path, len_bytes)?;
+            }
+            sent.map(|()| Put::Stored)
+        })
+    }
+
+    fn get(&self, key: &TierKey, destination: PayloadRange) -> Result<Got, Fault> {
+        let path = self.path_of(key);
+        self.exchange(|connection| {
+            let got = self.receive(connection, &path, key, destination)?;
+            if !matches!(got, Got::Loaded(_)) {
+                connection.settle(0)?;
+                remove(connection, &path, destination.len_bytes)?;
+            }
+            Ok(got)
+        })
+    }
+
+    fn remove(&self, key: &TierKey, len_bytes: Option<u64>) -> Result<(), Fault> {
+        let path = self.path_of(key);
+        self.exchange(|connection| {
+            let len_bytes = match len_bytes {
+                Some(len_bytes) => Some(len_bytes),
+                None => {
+                    connection.command(&[b"GET", path.as_bytes()]);
+                    len_of(connection, key)?
+                }
+            };
+            len_bytes.map_or(Ok(()), |len_bytes| remove(connection, &path, len_bytes))
+        })
+    }
+
+    fn probe(&self) -> Result<(), Fault> {
+        let path = format!("{}{PROBE}", self.prefix);
+        self.exchange(|connection| {
+            connection.command(&[b"GET", path.as_bytes()]);
+            connection.settle(0)
+        })
+    }
+
+    fn end(&self) {
+        self.ending.tell();
+    }
+}
+
+/// How the crate is to reach a server.
+fn client_of(spec: &RespSpec, password: Option<String>) -> RedisResult<Client> {
+    let address = match &spec.place {
+        RespPlace::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        RespPlace::Tcp { host, port } if spec.is_tls => {
+            // The provider of the whole process; it says no when there is one, which is as good.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: false,
+                tls_params: None,
+            }
+        }
+        RespPlace::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
+    };
+    let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(username) = &spec.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    let info = address
+        .into_connection_info()?
+        .set_tcp_settings(TcpSettings::default().set_nodelay(true))
+        .set_redis_settings(login);
+    Client::open(info)
+}
+
+fn piece_path(path: &str, number: u64) -> String {
+    format!("{path}.{number}")
+}
+
+/// The length of an object by its seal, which was asked for, if it is there.
+fn len_of(connection: &mut Connection, key: &TierKey) -> Result<Option<u64>, Trouble> {
+    let bytes = connection.value()?;
+    let seal = bytes.and_then(|bytes| Seal::from_bytes(&bytes));
+    Ok(seal
+        .filter(|seal| seal.key == *key)
+        .map(|seal| seal.len_bytes))
+}
+
+/// Removes an object of this length.
+fn remove(connection: &mut Connection, path: &str, len_bytes: u64) -> Result<(), Trouble> {
+    // The seal first: without it nothing is found.
+    connection.command(&[b"DEL", path.as_bytes()]);
+    for number in 0..len_bytes.div_ceil(PIECE_BYTES) {
+        connection.settle(LOOKUP_WINDOW - 1)?;
+        connection.command(&[b"DEL", piece_path(path, number).as_bytes()]);
+    }
+    connection.settle(0)
+}
+
+#[cfg(test)]
+mod tests;

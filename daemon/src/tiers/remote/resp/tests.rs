@@ -1,0 +1,121 @@
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::ptr::NonNull;
+
+use super::*;
+
+/// A server that takes one connection after the other, each for as many commands as it has answers, of one line a word.
+fn server(connections: &'static [&'static [&'static str]]) -> RespSpec {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for answers in connections {
+            let (stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let mut answers = answers.iter();
+            // One command is a line with the number of its words, and two lines a word.
+            while let Some(Ok(line)) = lines.next()
+                && let Some(answer) = answers.next()
+            {
+                let words: usize = line[1..].parse().unwrap();
+                lines.by_ref().take(2 * words).for_each(drop);
+                (&stream).write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    spec(port)
+}
+
+fn spec(port: u16) -> RespSpec {
+    RespSpec {
+        place: RespPlace::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port,
+        },
+        is_tls: false,
+        username: None,
+        password: None,
+        prefix: String::new(),
+        capacity_bytes: None,
+    }
+}
+
+fn open(spec: &RespSpec) -> Resp {
+    // SAFETY: nothing of it is read or written.
+    let payload = unsafe { PayloadBytes::new(NonNull::dangling(), 0) };
+    Resp::open(spec, Duration::from_secs(30), payload).unwrap()
+}
+
+const OPENING: [&str; 2] = ["+OK\r\n", "$12\r\nhostkv-probe\r\n"];
+
+#[test]
+fn what_was_asked_over_a_connection_that_was_just_closed_is_asked_once_more() {
+    let resp = open(&server(&[&OPENING, &["$-1\r\n", "$-1\r\n"]]));
+    // The first connection takes the command and is closed, the second answers.
+    assert_eq!(resp.probe(), Ok(()));
+    assert_eq!(resp.probe(), Ok(()));
+}
+
+#[test]
+fn a_server_that_closes_every_connection_is_a_fault() {
+    let resp = open(&server(&[&OPENING, &[], &[], &["$-1\r\n"]]));
+    for _ in 0..2 {
+        let fault = resp.probe().unwrap_err();
+        assert!(fault.sentence.contains("closed"), "{fault:?}");
+    }
+    assert_eq!(resp.probe(), Ok(()));
+}
+
+#[test]
+fn an_answer_that_is_no_resp_is_a_fault_in_one_line_and_the_connection_is_not_used_again() {
+    let resp = open(&server(&[
+        &[OPENING[0], OPENING[1], "what\r\n"],
+        &["$-1\r\n"],
+    ]));
+    let fault = resp.probe().unwrap_err();
+    assert!(!fault.sentence.contains('\n'), "{fault:?}");
+    assert_eq!(resp.probe(), Ok(()));
+}
+
+/// A seal must not be there before its pieces.
+#[test]
+fn commands_go_out_in_their_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = spec(listener.local_addr().unwrap().port());
+    let commands = 3 * LOOKUP_WINDOW;
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut names = Vec::new();
+        while names.len() < commands {
+            // Two words, of which the second is the last line.
+            names.push(lines.by_ref().take(5).last().unwrap().unwrap());
+            (&stream).write_all(b"$-1\r\n").unwrap();
+        }
+        names
+    });
+    let client = client_of(&spec, None).unwrap();
+    let names: Vec<String> = (0..commands).map(|number| number.to_string()).collect();
+    let ending = Ending::new();
+    let limit = ending.or_within(Duration::from_secs(30));
+    let mut connection = Connection::open(&client, limit).unwrap();
+    for name in &names {
+        connection.command(&[b"GET", name.as_bytes()]);
+    }
+    connection.settle(0).unwrap();
+    assert_eq!(server.join().unwrap(), names);
+}
+
+#[test]
+fn the_parts_of_an_object_are_all_of_its_pieces_in_their_order() {
+    for len_bytes in [1, PART_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES - 1] {
+        let mut end = 0;
+        for part in parts(len_bytes) {
+            assert_eq!(part.number * PIECE_BYTES + part.begin, end);
+            assert!(part.begin + part.len_bytes <= PIECE_BYTES);
+            assert!((1..=PART_BYTES).contains(&part.len_bytes));
+            end += part.len_bytes;
+        }
+        assert_eq!(end, len_bytes);
+    }
+}

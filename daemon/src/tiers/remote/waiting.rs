@@ -1,0 +1,130 @@
+//! Waits of a thread of a tier for what a tokio runtime does: until a deadline, or until the daemon ends.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::tiers::NET_THREAD;
+use crate::tiers::backend::Fault;
+
+/// Why something was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The deadline is over.
+    TooLate,
+    /// The daemon ends.
+    Ending,
+}
+
+impl Cut {
+    /// What it is to the tier, whose operations may take so long.
+    pub(super) fn fault(self, timeout: Duration) -> Fault {
+        match self {
+            Cut::TooLate => Fault::timeout(format!("no answer within {} ms", timeout.as_millis())),
+            Cut::Ending => Fault::error("the daemon ends"),
+        }
+    }
+}
+
+/// Until when something may take.
+#[derive(Debug, Clone)]
+pub(super) struct Limit {
+    until: Instant,
+    ending: watch::Receiver<bool>,
+}
+
+/// Says that the daemon ends to all who wait.
+pub(super) struct Ending(watch::Sender<bool>);
+
+impl Ending {
+    /// It does not end yet.
+    pub(super) fn new() -> Ending {
+        Ending(watch::Sender::new(false))
+    }
+
+    /// Now it does.
+    pub(super) fn tell(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// A limit from now on.
+    pub(super) fn or_within(&self, timeout: Duration) -> Limit {
+        Limit {
+            until: Instant::now() + timeout,
+            ending: self.0.subscribe(),
+        }
+    }
+}
+
+/// A runtime whose drop waits for nothing: a look-up of a name that hangs holds nobody up.
+pub(super) struct Background {
+    /// None only while it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Background {
+    /// One that runs while somebody waits, or on this many threads of its own.
+    pub(super) fn start(threads: Option<usize>) -> Result<Background, Fault> {
+        let mut builder = match threads {
+            None => Builder::new_current_thread(),
+            Some(threads) => {
+                let mut builder = Builder::new_multi_thread();
+                builder.worker_threads(threads);
+                builder
+            }
+        };
+        let runtime = builder
+            .thread_name(NET_THREAD)
+            .enable_all()
+            .build()
+            .map_err(|error| Fault::error(format!("starting threads failed: {error}")))?;
+        Ok(Background {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Starts `task`; those of a runtime without threads begin in the order of their start, once somebody waits.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.handle.spawn(task)
+    }
+
+    /// What comes of `work`.
+    pub(super) fn wait<T>(&self, limit: &Limit, work: impl Future<Output = T>) -> Result<T, Cut> {
+        let Some(runtime) = &self.runtime else {
+            return Err(Cut::Ending);
+        };
+        let mut ending = limit.ending.clone();
+        runtime.block_on(async {
+            let mut work = pin!(tokio::time::timeout_at(limit.until.into(), work));
+            let mut ending = pin!(ending.wait_for(|is_ending| *is_ending));
+            poll_fn(|context| {
+                if let Poll::Ready(result) = work.as_mut().poll(context) {
+                    return Poll::Ready(result.map_err(|_| Cut::TooLate));
+                }
+                match ending.as_mut().poll(context) {
+                    Poll::Ready(_) => Poll::Ready(Err(Cut::Ending)),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
+        })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
