@@ -21,9 +21,10 @@ use std::time::Instant;
 pub(super) const WORD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// Bytes that a run stores, so that larger objects do not take longer.
 pub(super) const RUN_BYTES: u64 = 64 << 20;
-/// Least bytes, and least number, of the objects that are read in turns: more than a core's own caches hold.
-const READ_BYTES: u64 = 16 << 20;
+/// Bytes of the objects that are read in turns, more than caches hold, if so many are enough and no more than one call takes.
+const READ_BYTES: u64 = 64 << 20;
 const LEAST_READ_OBJECTS: u64 = 16;
+const MOST_READ_OBJECTS: u64 = 1024;
 /// The next object that is read is so many further on, so that no prefetcher runs from one object into the next one that
 /// is asked for. Odd, hence coprime to the number of objects, which is a power of two.
 const READ_STRIDE: usize = 7;
@@ -178,7 +179,7 @@ pub fn rows(_plan: &Plan, report: &mut Report) -> Result<(), String> {
             .collect()
     };
     let remark = format!(
-        "Reading, {} MiB of objects in turns but at least {LEAST_READ_OBJECTS}, time a byte: {} Storing one by one pays two round trips an object, so it \
+        "Reading, {} MiB of objects in turns but {LEAST_READ_OBJECTS} to {MOST_READ_OBJECTS}, time a byte: {} Storing one by one pays two round trips an object, so it \
          reaches the copy only where the copy takes much longer than they do; in batches of {} MiB it does everywhere.",
         READ_BYTES >> 20,
         explain(
@@ -211,7 +212,7 @@ pub(super) fn batch_of(len: u64) -> u64 {
 
 /// Objects of a length that are read in turns.
 fn read_objects(len: u64) -> u64 {
-    (READ_BYTES / len).max(LEAST_READ_OBJECTS)
+    (READ_BYTES / len).clamp(LEAST_READ_OBJECTS, MOST_READ_OBJECTS)
 }
 
 pub(super) struct Bench<'a> {
@@ -259,7 +260,7 @@ impl Bench<'_> {
         let spans = (0..keys.len())
             .map(|index| lease.span(index).map_err(said))
             .collect::<Result<Vec<_>, String>>()?;
-        let turns = (RUN_BYTES * 4 / len).clamp(64, 2048) as usize;
+        let turns = (RUN_BYTES * 4 / len).clamp(64, 4096) as usize;
         let at = |turn: usize| turn * READ_STRIDE % keys.len();
         let measured = runs(&[], || {
             let ours = typical_ns(turns, 1, |turn| self.read_one(&keys[at(turn)], len))?;
