@@ -198,10 +198,13 @@ fn the_real_socket_activation_starts_the_daemon_with_the_first_client() {
         path.to_str().unwrap(),
     ]);
     let mut child = spec.command().spawn().unwrap();
-    wait_until("the socket is there", || path.exists());
-    let mut first = RawClient::connect(&path).unwrap();
-    first.open().unwrap();
-    drop(first);
+    // Its name is there a moment before it takes connections.
+    let mut first = None;
+    wait_until("the socket takes a connection", || {
+        first = RawClient::connect(&path).ok();
+        first.is_some()
+    });
+    first.take().unwrap().open().unwrap();
     RawClient::connect(&path).unwrap().open().unwrap();
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(child.id() as i32),
