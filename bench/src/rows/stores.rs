@@ -8,7 +8,7 @@ use crate::pool::{items, remove, said, store, write};
 use hostkv::ChunkKey;
 use hostkv::reservation::{Reservation, SpanMut};
 use hostkv::session::{RESERVE_NO_WAIT, Request};
-use std::sync::atomic::{Ordering, fence};
+use hostkv_shm_protocol::sync::{Ordering, fence};
 use std::time::Instant;
 
 /// How long an answer may take, in milliseconds.
