@@ -46,3 +46,15 @@ pub fn payload_store_fence() {
     }
     fence(Ordering::Release);
 }
+
+/// Asks the CPU for a place in memory that is to be looked at soon: a hint without effect on meaning, wherever it points.
+#[inline]
+pub fn prefetch<T>(place: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    // SAFETY: a prefetch never faults and reads nothing.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+    let _ = place;
+}

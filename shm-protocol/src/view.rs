@@ -7,7 +7,7 @@
 //! Under `--cfg loom` a view stands on `loom_words::LoomWords` instead of mapped bytes, so that the models
 //! run the protocol's own code.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, prefetch};
 use core::marker::PhantomData;
 use thiserror::Error;
 
@@ -247,15 +247,7 @@ impl Lines {
     /// Asks the CPU to fetch line number `index`, which may be any; a hint without effect on meaning.
     #[inline]
     pub fn prefetch(&self, index: usize) {
-        #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
-        // SAFETY: a prefetch never faults, wherever it points.
-        unsafe {
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
-                self.first.plus(index.wrapping_mul(Line::BYTES)).base.cast(),
-            );
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
-        let _ = index;
+        prefetch(self.first.plus(index.wrapping_mul(Line::BYTES)).base);
     }
 }
 

@@ -7,6 +7,8 @@
 
 use std::hint::black_box;
 
+use hostkv_shm_protocol::sync;
+
 /// `count` times `value`, every page of it written.
 pub(super) fn resident<T: Copy>(count: usize, value: T) -> Box<[T]> {
     // The compiler must not know that the value is zero: it would ask for zeroed memory instead of writing any.
@@ -20,18 +22,10 @@ pub(super) fn make_resident<T: Copy>(table: &mut [T], value: T) {
     }
 }
 
-/// Asks the CPU for a place of a table that is to be looked at soon; a hint without effect on meaning.
+/// Asks the CPU for a place of a table that is to be looked at soon, if there is one.
 #[inline]
 pub(super) fn prefetch<T>(table: &[T], index: usize) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
     if let Some(place) = table.get(index) {
-        // SAFETY: a prefetch never faults, wherever it points.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                std::ptr::from_ref(place).cast(),
-            );
-        }
+        sync::prefetch(place);
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (table, index);
 }
