@@ -42,7 +42,7 @@ trait Objects: Send + Sync {
     /// As [`Backend::find`].
     fn find(&self, keys: &[TierKey]) -> Result<Vec<Option<u64>>, Fault>;
 
-    /// As [`Backend::put`]; what is left of a store that fails is removed.
+    /// As [`Backend::put`]; what is left of a store that the server refuses is removed.
     fn put(&self, object: &StoreObject) -> Result<Put, Fault>;
 
     /// As [`Backend::get`]; what is not whole is removed, since it would keep the next store from putting it there again.

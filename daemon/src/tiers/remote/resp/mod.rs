@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Redis carries out the commands of one connection in their order, so a seal is never there before its pieces. A connection
-//! that the server closed while it was idle is replaced, and what was asked over it is asked again, once.
+//! that the server closed while it was idle is replaced, and what was asked over it is asked again, once. Pieces of a store
+//! whose connection is lost have no seal: they stay until the object is stored again, or the server evicts them.
 //!
 //! **The lock** guards the idle connections. Nothing waits while it is held.
 
@@ -134,8 +135,9 @@ impl Resp {
         mut work: impl FnMut(&mut Connection) -> Result<T, Trouble>,
     ) -> Result<T, Fault> {
         let limit = self.ending.or_within(self.timeout);
+        let mut may_be_idle = true;
         loop {
-            let idle = self.idle().pop();
+            let idle = may_be_idle.then(|| self.idle().pop()).flatten();
             let was_idle = idle.is_some();
             let connection = match idle {
                 Some(mut connection) => {
@@ -153,7 +155,10 @@ impl Resp {
             });
             match result {
                 // The others were made before the server closed this one.
-                Err(Trouble::Closed(_)) if was_idle => self.idle().clear(),
+                Err(Trouble::Closed(_)) if was_idle => {
+                    self.idle().clear();
+                    may_be_idle = false;
+                }
                 other => return other.map_err(|trouble| self.fault_of(trouble)),
             }
         }
