@@ -117,10 +117,14 @@ public:
         return std::vector<float>(last, last + model_.vocab_size());
     }
 
-    // The size of a chunk that is in the live sequence.
-    std::size_t chunk_bytes(std::size_t chunk) {
-        const Marked marked(*this, chunk);
-        return llama_state_seq_get_size_ext(context_.get(), scratch, 0);
+    // The size of every chunk: all have as many cells, and a cell's bytes do not depend on what is in it. The first call
+    // wants one in the live sequence. Marking and sizing pass over all cells of the context, so once is enough.
+    std::size_t chunk_bytes() {
+        if (chunk_bytes_ == 0) {
+            const Marked marked(*this, 0);
+            chunk_bytes_ = llama_state_seq_get_size_ext(context_.get(), scratch, 0);
+        }
+        return chunk_bytes_;
     }
 
     // Writes it to `destination`; false if llama.cpp did not write exactly `len_bytes`.
@@ -185,6 +189,7 @@ private:
     const Model &model_;
     std::unique_ptr<llama_context, Free> context_;
     llama_memory_t memory_ = nullptr;
+    std::size_t chunk_bytes_ = 0;
 };
 
 #endif

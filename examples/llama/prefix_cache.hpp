@@ -136,7 +136,7 @@ private:
         while (first < keys.size()) {
             std::vector<hostkv_reserve_item> items;
             for (std::size_t chunk = first; chunk < keys.size() && items.size() < max_batch_keys_; ++chunk)
-                items.push_back({keys[chunk], context.chunk_bytes(chunk)});
+                items.push_back({keys[chunk], context.chunk_bytes()});
             hostkv::Reservation reservation = keyspace_.reserve(items);
             std::size_t settled = 0, written = 0;
             std::uint64_t bytes = 0;

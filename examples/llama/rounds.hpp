@@ -30,7 +30,7 @@ public:
     Rounds(Context &context, PrefixCache &cache, const std::vector<hostkv::Key> &keys) : context_(context), cache_(cache), keys_(keys) {
         std::size_t bytes = 0;
         for (std::size_t chunk = 0; chunk < keys.size(); ++chunk) {
-            items_.push_back({keys[chunk], context.chunk_bytes(chunk)});
+            items_.push_back({keys[chunk], context.chunk_bytes()});
             bytes += items_.back().len_bytes;
         }
         private_.assign(bytes, 1); // written, so that no copy meets a page for the first time
