@@ -12,7 +12,7 @@
 //!                         \--> connection ====> daemon's socket        open, reserve, commit, abort, remove, ...
 //! ```
 //!
-//! Module order, each using only those above it: [`error`], `text`, `fork`, [`mapping`], [`connection`], [`chunk_keys`],
+//! Module order, each using only those above it: [`error`], `fork`, [`mapping`], [`connection`], [`chunk_keys`],
 //! [`copy`], `lane`, `pin_slots`, `read_path`, `grants`, `lease_pool`, `session::inner`, [`lease`], [`reservation`], [`prefetch`],
 //! [`session`], [`admin`], [`ffi`].
 
@@ -36,7 +36,6 @@ pub mod prefetch;
 mod read_path;
 pub mod reservation;
 pub mod session;
-mod text;
 
 pub use chunk_keys::ChunkKey;
 pub use error::{Error, Result};

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Module order, each using only those above it: [`sync`], [`view`], [`mod@layout`], [`version`], [`status`],
-//! [`id`], [`extent`], [`key`], [`sum`], [`control`], [`lease`], [`wire`].
+//! [`text`], [`id`], [`extent`], [`key`], [`sum`], [`control`], [`lease`], [`wire`].
 //!
 //! Everything is little-endian; x86-64 and aarch64 are supported.
 
@@ -32,6 +32,7 @@ pub mod lease;
 pub mod status;
 pub mod sum;
 pub mod sync;
+pub mod text;
 pub mod version;
 pub mod view;
 pub mod wire;

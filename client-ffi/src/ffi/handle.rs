@@ -18,7 +18,7 @@ use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
 use crate::lease::{Handle, Lease};
 use crate::session::Request;
-use crate::text::is_printable_ascii;
+use hostkv_shm_protocol::text::is_printable_ascii;
 use hostkv_shm_protocol::wire::MAX_BATCH_KEYS;
 use std::ffi::{CStr, OsStr, c_char};
 use std::marker::PhantomData;

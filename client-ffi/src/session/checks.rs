@@ -6,7 +6,7 @@ use super::{
 };
 use crate::chunk_keys::ChunkKey;
 use crate::error::{Error, Result};
-use crate::text::is_printable_ascii;
+use hostkv_shm_protocol::text::is_plain;
 use hostkv_shm_protocol::wire::{
     MAX_BATCH_KEYS, MAX_CACHE_SALT_BYTES, MAX_CLIENT_NAME_BYTES, MAX_DEVICE_BYTES,
     MAX_MODEL_NAME_BYTES, MAX_REQUEST_ID_BYTES,
@@ -132,7 +132,7 @@ pub(super) fn answers(name: &str, room: Option<usize>, key_count: usize) -> Resu
 
 fn plain_text(name: &str, text: &str, least: usize, most: usize) -> Result<()> {
     length(name, text.len(), least, most)?;
-    if !is_printable_ascii(text.as_bytes()) && text.chars().any(char::is_control) {
+    if !is_plain(text) {
         return Err(Error::invalid(format!(
             "{name} has a control character; give UTF-8 text without any"
         )));

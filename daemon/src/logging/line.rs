@@ -14,6 +14,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hostkv_shm_protocol::text::is_plain;
 use log::LevelFilter;
 
 /// Target of the lines that [`critical!`](crate::critical) writes: `log` has no level above error.
@@ -166,9 +167,7 @@ pub(super) fn write_line(
 /// The message with escapes in place of control characters.
 fn one_line(message: &fmt::Arguments<'_>) -> String {
     let text = message.to_string();
-    // Nearly every line is of printable ASCII, which is seen without a look at its characters.
-    let is_printable = |byte: &u8| (b' '..=b'~').contains(byte);
-    if text.as_bytes().iter().all(is_printable) || !text.contains(char::is_control) {
+    if is_plain(&text) {
         return text;
     }
     let mut line = String::with_capacity(text.len() + 8);

@@ -13,6 +13,7 @@
 use super::{LeaseGeometry, header::LeaseHeader};
 use crate::id::{EntryNumber, KeyspaceId, OpId};
 use crate::sync::{AtomicU64, Ordering};
+use crate::text::is_plain;
 use crate::view::{OutOfBounds, View, Words};
 use crate::wire::{MAX_DEVICE_BYTES, MAX_REQUEST_ID_BYTES};
 use core::mem::offset_of;
@@ -379,7 +380,7 @@ fn decode(words: &[u64; WORDS]) -> Option<TakenEvent> {
 fn text(words: &[u64], len: u8) -> Option<String> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let text = core::str::from_utf8(bytes.get(..usize::from(len))?).ok()?;
-    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+    is_plain(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::WireError;
 use crate::key::{KEY_BYTES, Key};
+use crate::text::is_plain;
 
 /// Reads little-endian fields from a frame.
 #[derive(Debug, Clone)]
@@ -158,7 +159,7 @@ impl<'a> Cursor<'a> {
         field: &'static str,
     ) -> Result<&'a str, WireError> {
         let text = self.text(least, most, field)?;
-        if text.chars().any(char::is_control) {
+        if !is_plain(text) {
             return Err(WireError::Text(field));
         }
         Ok(text)

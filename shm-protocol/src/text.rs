@@ -1,11 +1,17 @@
-//! What most texts are: printable ASCII, told eight bytes at a time.
+//! Texts without control characters, and what most of them are: printable ASCII, told eight bytes at a time.
 //!
-//! The read path looks at the caller's request id and device in every call; whether they are UTF-8 without control
-//! characters is a question for few instructions.
+//! The caller's request id and device are looked at in every call and in every request, each log line once; whether they are
+//! UTF-8 without control characters is a question for few instructions.
+
+/// Whether a text has no control characters.
+#[inline]
+pub fn is_plain(text: &str) -> bool {
+    is_printable_ascii(text.as_bytes()) || !text.contains(char::is_control)
+}
 
 /// Whether every byte is printable ASCII, hence UTF-8 without control characters.
 #[inline]
-pub(crate) fn is_printable_ascii(bytes: &[u8]) -> bool {
+pub fn is_printable_ascii(bytes: &[u8]) -> bool {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const TOP: u64 = EACH * 0x80;
     // The top bit of a byte is set by 0x80 and above, by what is below a space, and by 0x7f. A borrow or carry into the
