@@ -26,7 +26,7 @@ table='
 '
 # keys, instructions of the daemon for one reserve and commit
 stores='
-32 46578
+32 43467
 '
 
 command -v valgrind >/dev/null || { echo "SKIPPED: there is no valgrind to count with"; exit 77; }

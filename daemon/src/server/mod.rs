@@ -288,6 +288,8 @@ impl Server {
             }
             self.shared.hand_tier_work_over();
             self.shared.hand_events_over();
+            // Of commits whose client had gone before they ended.
+            self.shared.store.write_stored_lines();
             if (count > 0 || has_drained) && spin_ns > 0 {
                 spin_until = monotonic_ns() + spin_ns;
             }
@@ -339,13 +341,16 @@ impl Server {
         Ok(None)
     }
 
+    /// Lets a client act, and then writes what the log is to say of it: a reply does not wait for its line.
     fn call(
         &mut self,
         client: u64,
         act: impl FnOnce(&mut Client, &mut Shared) -> Step,
     ) -> Option<Step> {
         let (client, _) = self.clients.get_mut(&client)?;
-        Some(act(client, &mut self.shared))
+        let step = act(client, &mut self.shared);
+        self.shared.store.write_stored_lines();
+        Some(step)
     }
 
     /// A client's socket has something to say.
@@ -692,6 +697,7 @@ impl Server {
         }
         let told = self.shared.store.session_count();
         self.shared.store.close_all(monotonic_ns());
+        self.shared.store.write_stored_lines();
         self.shared.hand_events_over();
         if let Some(telemetry) = &mut self.shared.telemetry {
             telemetry.shutdown(TELEMETRY_WITHIN);

@@ -200,15 +200,27 @@ impl Store {
             reservation.stored += stored;
             reservation.committing -= count;
             if stored > 0 {
-                log::info!(
-                    "Stored {} tokens in {} seconds",
-                    u64::from(stored) * u64::from(self.names.tokens_per_key(reservation.keyspace)),
-                    Seconds(now.saturating_sub(reservation.reserved_at))
-                );
+                let tokens_per_key = self.names.tokens_per_key(reservation.keyspace);
+                self.stored_lines.push(StoredLine {
+                    tokens: u64::from(stored) * u64::from(tokens_per_key),
+                    took: now.saturating_sub(reservation.reserved_at),
+                });
             }
             self.put_reservation_back(commit.session, op_id, reservation, now);
         }
         answers
+    }
+
+    /// Writes the log lines of the stores that have ended since the last call. A line takes a third of the instructions of a
+    /// store of one key: the loop calls this when the reply is on its way.
+    pub fn write_stored_lines(&mut self) {
+        for line in self.stored_lines.drain(..) {
+            log::info!(
+                "Stored {} tokens in {} seconds",
+                line.tokens,
+                Seconds(line.took)
+            );
+        }
     }
 
     /// Makes an entry's bytes readable; its sequence number.
@@ -348,6 +360,14 @@ impl Store {
             ledger.reserved_bytes -= bytes;
         }
     }
+}
+
+/// What the log is to say of a store.
+#[derive(Debug)]
+pub(super) struct StoredLine {
+    tokens: u64,
+    /// From reserve to commit.
+    took: Nanos,
 }
 
 /// Nanoseconds as seconds with three decimals. One such line comes with each store, and a float would be a third of its cost.

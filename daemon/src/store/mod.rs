@@ -79,6 +79,7 @@ pub use stats::Stats;
 use crate::config::{EvictionPolicy, Integrity};
 use ages::Ages;
 use allocator::Allocator;
+use commit::StoredLine;
 use commits::Commits;
 use endings::Ending;
 use entries::{EntryState, EntryTable};
@@ -225,6 +226,8 @@ pub struct Store {
     /// Whether the oldest parked reserve can only go on when something has been zeroed.
     is_waiting_for_zeros: bool,
     events: EventBook,
+    /// Log lines of stores that are not written yet.
+    stored_lines: Vec<StoredLine>,
     recency: RecencyRound,
     /// Second of the last once-a-second work.
     last_second: Nanos,
@@ -295,6 +298,7 @@ impl Store {
             jobs: JobBook::default(),
             is_waiting_for_zeros: false,
             events: EventBook::default(),
+            stored_lines: Vec::new(),
             recency: RecencyRound::default(),
             last_second: 0,
             last_usage_line: None,
