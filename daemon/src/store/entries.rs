@@ -1,6 +1,6 @@
 //! What the daemon alone knows of each entry: its state, its owner, its place in the eviction order.
 //!
-//! Called by the store on the loop's thread. Private memory, 16 bytes and a bit an entry, allocated whole at start.
+//! Called by the store on the loop's thread. Private memory, 20 bytes and a bit an entry, allocated whole at start.
 //!
 //! ```text
 //!                                  commit --> Committing
@@ -70,6 +70,8 @@ struct Aux {
     state_and_owner: u32,
     /// Second of CLOCK_MONOTONIC in which it was last committed.
     committed_s: u32,
+    /// The entry that most likely leaves some places behind this one.
+    follower: u32,
 }
 
 impl Linked for Aux {
@@ -98,6 +100,7 @@ impl EntryTable {
                 },
                 state_and_owner: OWNER_MASK,
                 committed_s: 0,
+                follower: NONE,
             })
             .collect();
         EntryTable {
@@ -220,6 +223,17 @@ impl EntryTable {
     /// Takes an entry out of the list that it is in.
     pub fn unlink(&mut self, list: &mut EntryList, entry: EntryNumber) {
         list.unlink(&mut self.aux, entry);
+    }
+
+    /// The entry that most likely leaves some places behind this one, as the eviction order noted it.
+    pub fn follower(&self, entry: EntryNumber) -> Option<EntryNumber> {
+        let follower = self.aux[entry.index()].follower;
+        (follower != NONE).then_some(EntryNumber(follower))
+    }
+
+    /// Notes what [`EntryTable::follower`] gives.
+    pub fn set_follower(&mut self, entry: EntryNumber, follower: EntryNumber) {
+        self.aux[entry.index()].follower = follower.0;
     }
 
     /// Asks the CPU for the record of an entry that is to be looked at soon.

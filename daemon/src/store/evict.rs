@@ -265,8 +265,30 @@ impl Store {
     pub(super) fn pick_victims(&mut self, want: Want, now: Nanos, effort: &mut Effort) -> Picked {
         let mut picked = Picked::default();
         let mut steps = SEARCH_STEPS;
-        let mut victims = Vec::with_capacity(BATCH_ENTRIES as usize);
-        while picked.entries < BATCH_ENTRIES
+        loop {
+            let victims = self.choose_victims(&want, now, &mut picked, &mut steps, effort);
+            if victims.is_empty() {
+                break;
+            }
+            self.evict(&victims, &want, now, &mut picked);
+        }
+        picked.looked_at = SEARCH_STEPS - steps;
+        effort.spend(picked.looked_at * Effort::TOUCH);
+        picked
+    }
+
+    /// The next victims of a batch, which the policy has given up; none when it is done.
+    fn choose_victims(
+        &mut self,
+        want: &Want,
+        now: Nanos,
+        picked: &mut Picked,
+        steps: &mut u32,
+        effort: &mut Effort,
+    ) -> Vec<EntryNumber> {
+        let mut victims = Vec::with_capacity(HASHED_AT_ONCE);
+        while victims.len() < HASHED_AT_ONCE
+            && picked.entries < BATCH_ENTRIES
             && (picked.bytes < want.bytes || picked.entries < want.entries)
             && (picked.entries < LEAST_BATCH_ENTRIES || !effort.is_spent())
         {
@@ -279,24 +301,23 @@ impl Store {
             };
             let victim = self
                 .policy
-                .victim(&mut self.entries, want.of, &is_pinned, &mut steps);
+                .victim(&mut self.entries, want.of, &is_pinned, steps);
             let Some(entry) = victim else {
                 break;
             };
             effort.spend(Effort::VICTIM);
-            self.index.prefetch_entry(entry);
+            if let Some(follower) = self.policy.follower(&self.entries, entry) {
+                self.entries.prefetch(follower);
+                self.index.prefetch_entry(follower);
+                self.allocator.prefetch(follower.0);
+            }
             let of = self.quota_keyspace(entry);
             self.policy.remove(&mut self.entries, entry, of);
             picked.bytes += self.extent_bytes(entry);
             picked.entries += 1;
             victims.push(entry);
         }
-        for victims in victims.chunks(HASHED_AT_ONCE) {
-            self.evict(victims, &want, now, &mut picked);
-        }
-        picked.looked_at = SEARCH_STEPS - steps;
-        effort.spend(picked.looked_at * Effort::TOUCH);
-        picked
+        victims
     }
 
     /// Unpublishes entries that the policy has given up.

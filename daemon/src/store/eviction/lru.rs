@@ -5,6 +5,9 @@
 //!   keyspace 1:     7 ----- 9 ------ 1       links of its own, 8 bytes an entry, only where a keyspace has a quota
 //!   keyspace 2:         2 ----- 4
 //! ```
+//!
+//! Where lists are long, each next victim is a cache miss that only the last victim leads to. So each entry notes which one
+//! came to the hot end [`FOLLOWS`] places after it: that one goes as many places after it, unless one of the two is used before.
 
 use super::Policy;
 use crate::store::entries::EntryTable;
@@ -12,12 +15,18 @@ use crate::store::links::{EntryList, Link};
 use hostkv_shm_protocol::id::{EntryNumber, KeyspaceId};
 use std::collections::HashMap;
 
+/// Places between an entry and its follower: by the time that as many victims are taken, a miss is over.
+const FOLLOWS: usize = 16;
+
 /// Exact LRU: a list from the hottest to the coldest entry, of all and of each keyspace.
 pub struct Lru {
     all: EntryList,
     /// Lists that are not empty.
     by_keyspace: HashMap<KeyspaceId, EntryList>,
     links: Vec<Link>,
+    /// What came to the hot end last, in turns; the oldest of them is at `newest_at`.
+    newest: [Option<EntryNumber>; FOLLOWS],
+    newest_at: usize,
 }
 
 impl Lru {
@@ -27,7 +36,17 @@ impl Lru {
             all: EntryList::default(),
             by_keyspace: HashMap::new(),
             links: vec![Link::default(); ordered_entries as usize],
+            newest: [None; FOLLOWS],
+            newest_at: 0,
         }
+    }
+
+    fn push(&mut self, table: &mut EntryTable, entry: EntryNumber) {
+        table.push_front(&mut self.all, entry);
+        if let Some(leader) = self.newest[self.newest_at].replace(entry) {
+            table.set_follower(leader, entry);
+        }
+        self.newest_at = (self.newest_at + 1) % FOLLOWS;
     }
 
     fn leave(&mut self, entry: EntryNumber, keyspace: KeyspaceId) {
@@ -42,7 +61,7 @@ impl Lru {
 
 impl Policy for Lru {
     fn insert(&mut self, table: &mut EntryTable, entry: EntryNumber, of: Option<KeyspaceId>) {
-        table.push_front(&mut self.all, entry);
+        self.push(table, entry);
         if let Some(keyspace) = of {
             let list = self.by_keyspace.entry(keyspace).or_default();
             list.push_front(&mut self.links, entry);
@@ -51,7 +70,7 @@ impl Policy for Lru {
 
     fn touch(&mut self, table: &mut EntryTable, entry: EntryNumber, of: Option<KeyspaceId>) {
         table.unlink(&mut self.all, entry);
-        table.push_front(&mut self.all, entry);
+        self.push(table, entry);
         if let Some(list) = of.and_then(|keyspace| self.by_keyspace.get_mut(&keyspace)) {
             list.unlink(&mut self.links, entry);
             list.push_front(&mut self.links, entry);
@@ -96,6 +115,10 @@ impl Policy for Lru {
             }
         }
         None
+    }
+
+    fn follower(&self, table: &EntryTable, entry: EntryNumber) -> Option<EntryNumber> {
+        table.follower(entry)
     }
 
     fn listed(&self, of: KeyspaceId) -> Option<u32> {
@@ -156,6 +179,26 @@ mod tests {
         assert_eq!(victim(&mut lru, &mut table, A), Some(e[0]));
         assert_eq!(lru.listed(KeyspaceId(1)), Some(3));
         assert_eq!(lru.listed(KeyspaceId(2)), Some(0));
+    }
+
+    #[test]
+    fn an_entry_leads_to_the_one_that_goes_some_places_after_it() {
+        let mut table = EntryTable::new(100);
+        let mut lru = Lru::new(0);
+        let entries: Vec<_> = (0..100).map(|_| table.take(0).unwrap()).collect();
+        for entry in &entries {
+            lru.insert(&mut table, *entry, None);
+        }
+        for (entry, follower) in entries.iter().zip(&entries[FOLLOWS..]) {
+            assert_eq!(lru.follower(&table, *entry), Some(*follower));
+        }
+        assert_eq!(lru.follower(&table, entries[100 - FOLLOWS]), None);
+        // What is used goes after what was the last, and others follow it.
+        lru.touch(&mut table, entries[0], None);
+        assert_eq!(
+            lru.follower(&table, entries[100 - FOLLOWS]),
+            Some(entries[0])
+        );
     }
 
     #[test]

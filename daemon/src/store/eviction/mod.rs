@@ -34,6 +34,9 @@ pub trait Policy {
         steps: &mut u32,
     ) -> Option<EntryNumber>;
 
+    /// An entry that most likely goes a little after this one, to be fetched ahead. It may have been used or have left since.
+    fn follower(&self, table: &EntryTable, entry: EntryNumber) -> Option<EntryNumber>;
+
     /// How many entries of a keyspace are in the order within it; none where no such order is kept. For the audit.
     fn listed(&self, of: KeyspaceId) -> Option<u32>;
 

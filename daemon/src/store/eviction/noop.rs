@@ -24,6 +24,10 @@ impl Policy for Noop {
         None
     }
 
+    fn follower(&self, _: &EntryTable, _: EntryNumber) -> Option<EntryNumber> {
+        None
+    }
+
     fn listed(&self, _: KeyspaceId) -> Option<u32> {
         None
     }
