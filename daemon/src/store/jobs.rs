@@ -44,8 +44,11 @@ enum Purpose {
     },
 }
 
-/// Most extents of one job.
-const EXTENTS_AT_MOST: usize = 64;
+/// Most items of a commit in one job: the loop takes the ends of many such jobs in one turn.
+const COMMIT_ITEMS_AT_MOST: usize = 64;
+/// Most objects of one background job. There is one such job at a time, so each wakes a worker and the loop once; making and
+/// ending it costs the loop some thirty nanoseconds an object, and must stay far below a slice of its work.
+const WATCHED_AT_MOST: usize = 256;
 /// Bytes from which on a job takes no further extent, so that several workers share a large commit.
 const JOB_BYTES: u64 = 4 << 20;
 
@@ -162,7 +165,7 @@ impl Store {
             let mut bytes = 0;
             let count = extents[first..]
                 .iter()
-                .take(EXTENTS_AT_MOST)
+                .take(COMMIT_ITEMS_AT_MOST)
                 .take_while(|(_, len)| {
                     let has_room = bytes < JOB_BYTES;
                     bytes += len;
@@ -188,7 +191,7 @@ impl Store {
     ) -> bool {
         objects.push(object);
         *bytes += self.bytes_of(object.0).1;
-        objects.len() >= EXTENTS_AT_MOST || *bytes >= JOB_BYTES
+        objects.len() >= WATCHED_AT_MOST || *bytes >= JOB_BYTES
     }
 
     /// Has objects summed in the background; how many bytes that are.
