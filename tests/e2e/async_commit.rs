@@ -10,6 +10,7 @@ use hostkv_shm_protocol::id::EntryNumber;
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::commits::{COMMIT_RECORDS, Commits};
 use hostkv_shm_protocol::sync::Ordering;
+use hostkv_shm_protocol::wire::MAX_OUTSTANDING;
 use hostkv_shm_protocol::wire::header::DOORBELL;
 use hostkv_shm_protocol::wire::hello::hello_flags;
 use hostkv_shm_protocol::wire::reply::{GrantedExtent, Reply};
@@ -490,6 +491,49 @@ impl Raw {
         wait_until("the record is taken", || self.commits.tail() > position);
         self.commits.outcome(position)
     }
+}
+
+#[test]
+fn a_commit_behind_64_requests_that_wait_is_readable_soon_all_the_same() {
+    const STORES: u64 = 20;
+    let daemon = Daemon::start(&[]);
+    let reader = daemon.reader();
+    let space = keyspace(&reader);
+    let mut raw = Raw::open(&daemon);
+    let own = raw.grant(STORES as u32);
+    // Each waits for a record that never comes, and with them the daemon reads no further.
+    let far = WireRequest::Flush {
+        position: STORES + 1,
+    };
+    for _ in 0..MAX_OUTSTANDING {
+        raw.client.send(&far);
+    }
+    let mut ticks_waited = 0;
+    for (number, granted) in own.iter().enumerate() {
+        // Time for the daemon to fall asleep.
+        std::thread::sleep(Duration::from_millis(3));
+        let before = raw.client.heartbeat_tick();
+        raw.commits
+            .write(number as u64, granted.entry, 4096, &raw.key(number));
+        raw.ring();
+        wait_until("it is readable", || {
+            reader.lookup(space, &[key("raw", number)], None).unwrap() == 1
+        });
+        ticks_waited += raw.client.heartbeat_tick() - before;
+    }
+    // A tick every 100 ms would have it readable too, one at a time.
+    eprintln!("{ticks_waited} ticks for {STORES} stores");
+    assert!(ticks_waited < STORES / 2, "{ticks_waited} ticks");
+    // Their end lets the socket be read again.
+    raw.commits
+        .write(STORES, EntryNumber(u32::MAX), 1, &raw.key(0));
+    for _ in 0..MAX_OUTSTANDING {
+        assert_eq!(raw.client.receive(), Reply::Flushed);
+    }
+    let reply = raw.client.ask(&WireRequest::Ping);
+    assert!(!matches!(reply, Reply::Error { .. }), "{reply:?}");
+    drop((raw, reader));
+    daemon.finish();
 }
 
 #[test]

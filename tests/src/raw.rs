@@ -12,10 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use hostkv::{ChunkKey, KeyspaceId, Status};
+use hostkv_shm_protocol::control::header::{ControlHeader, HeaderView};
 use hostkv_shm_protocol::id::{EntryNumber, OpId};
 use hostkv_shm_protocol::key::Key;
 use hostkv_shm_protocol::lease::LeaseGeometry;
 use hostkv_shm_protocol::lease::pins::PinSlots;
+use hostkv_shm_protocol::sync::Ordering;
 use hostkv_shm_protocol::version::{ABI_HASH, PACKAGE_VERSION, PROTOCOL_VERSION};
 use hostkv_shm_protocol::view::View;
 use hostkv_shm_protocol::wire::MAX_FRAME_BYTES;
@@ -214,6 +216,20 @@ impl RawClient {
     /// The control segment's descriptor.
     pub fn control_fd(&self) -> impl AsFd + '_ {
         &self.open_session().control_fd
+    }
+
+    /// Ticks of 100 ms since the daemon's start.
+    pub fn heartbeat_tick(&self) -> u64 {
+        let len = size_of::<ControlHeader>();
+        let control = MmapOptions::new()
+            .len(len)
+            .map_raw_read_only(&self.open_session().control_fd)
+            .unwrap();
+        // SAFETY: the mapping begins at a page and outlives the view; it is only loaded from.
+        let view = unsafe { View::new(control.as_mut_ptr(), len as u64) };
+        let header = HeaderView::new(view).unwrap();
+        // Relaxed: a clock.
+        header.heartbeat_tick().load(Ordering::Relaxed)
     }
 
     /// The descriptor of its lease segment.

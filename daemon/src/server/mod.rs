@@ -18,7 +18,9 @@
 //! ```
 //!
 //! In every turn it also looks into the commit rings of the sessions that have one. Before it sleeps it says so, and looks
-//! again, because such a session rings the socket only for a sleeper ([`hostkv_shm_protocol::lease::commits::Doorbell`]).
+//! again, because such a session rings the socket only for a sleeper ([`hostkv_shm_protocol::lease::commits::Doorbell`]). A
+//! session whose socket is not read for now, because too many of its requests wait, can't wake the loop: while there is one
+//! with a ring, the loop sleeps a millisecond at most.
 //!
 //! While the store has work the loop does not sleep, and no slice holds a request up for more than a millisecond.
 
@@ -90,6 +92,9 @@ const ORPHAN_LOOK_NS: Nanos = 1_000_000;
 const ORPHAN_REST_FACTOR: Nanos = 100;
 /// How long the processors may take for what is queued at the end.
 const TELEMETRY_WITHIN: Duration = Duration::from_secs(2);
+/// How long the loop sleeps at most while a session with a commit ring is not read, in milliseconds: the time within which a
+/// commit through a ring is to be readable.
+const UNHEARD_LOOK_MS: u8 = 1;
 /// Events taken from the kernel at once.
 const EVENTS_PER_TURN: usize = 128;
 
@@ -171,6 +176,8 @@ pub struct Server {
     start: StartFacts,
     shared: Shared,
     clients: NumberMap<u64, (Client, EpollFlags)>,
+    /// Those that have a commit ring and whose socket is not read now, so that the loop does not hear them ring.
+    unheard: Vec<u64>,
     last_client: u64,
     half_open: HalfOpen,
     header: HeaderView,
@@ -234,6 +241,7 @@ impl Server {
             config: parts.config,
             start: parts.start,
             clients: NumberMap::default(),
+            unheard: Vec::new(),
             last_client: token::FIRST_CLIENT,
             half_open: HalfOpen::default(),
             alive: parts.alive,
@@ -261,8 +269,10 @@ impl Server {
                 self.shared.store.has_work() || (spin_ns > 0 && monotonic_ns() < spin_until);
             let timeout = if is_busy || !self.may_sleep() {
                 EpollTimeout::ZERO
-            } else {
+            } else if self.unheard.is_empty() {
                 EpollTimeout::NONE
+            } else {
+                EpollTimeout::from(UNHEARD_LOOK_MS)
             };
             let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
@@ -432,13 +442,19 @@ impl Server {
             Some(Step::Idle | Step::Handled | Step::Opened) => self.watch_socket(client)?,
             // The socket is closed, which takes it out of epoll; the pidfd stays. A HELLO that was accepted and could
             // not be answered ends here too: its client must not be dropped for being late.
-            Some(Step::Orphaned) => self.half_open.remove(client),
+            Some(Step::Orphaned) => self.forget_socket(client),
             Some(Step::Ended) => {
-                self.half_open.remove(client);
+                self.forget_socket(client);
                 self.clients.remove(&client);
             }
         }
         Ok(())
+    }
+
+    /// A client has no socket any more.
+    fn forget_socket(&mut self, client: u64) {
+        self.half_open.remove(client);
+        self.unheard.retain(|other| *other != client);
     }
 
     /// Tells epoll what the client's socket is waited for.
@@ -456,6 +472,10 @@ impl Server {
             let mut event = EpollEvent::new(wanted, token::socket(number));
             self.epoll.modify(connection, &mut event)?;
             *watched = wanted;
+            self.unheard.retain(|other| *other != number);
+            if !wanted.contains(EpollFlags::EPOLLIN) && client.has_ring(&self.shared.store) {
+                self.unheard.push(number);
+            }
         }
         Ok(())
     }

@@ -231,6 +231,11 @@ impl Client {
         }
     }
 
+    /// Whether its session has a commit ring.
+    pub fn has_ring(&self, store: &Store) -> bool {
+        matches!(&self.state, State::Serving { session, .. } if store.has_ring(session.id))
+    }
+
     /// Reads and handles one packet.
     pub fn step(&mut self, shared: &mut Shared, now: Nanos) -> Step {
         match &self.state {

@@ -60,6 +60,12 @@ impl Store {
         !self.rings.slots.is_empty()
     }
 
+    /// Whether this session has one.
+    pub fn has_ring(&self, id: SessionId) -> bool {
+        let slot = self.session_slots.get(&id).copied();
+        slot.is_some_and(|slot| self.ring(slot).is_some())
+    }
+
     /// Whether a record waits in a ring.
     pub fn have_rings_work(&self) -> bool {
         self.rings.slots.iter().any(|slot| {
