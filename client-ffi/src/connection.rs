@@ -10,12 +10,13 @@
 //!                                 +--deadline--> late: the slot stays until the reply comes
 //!   begin --as call--> waiting --wait_for--> done, or not yet: the slot stays, and may be waited for again
 //!                          \---forget-----> late
+//!   begin_ahead, if the socket takes it --> ahead --wait_for--> as above
 //! ```
 //!
 //! A reply that comes late is dropped, but what a late RESERVE, COMMIT_RESERVE or GRANT has granted belongs to nobody, so it
-//! is given back at once. 64 requests may be without their reply; when all of them are late the session is given up. A reply
-//! that has arrived and is not fetched counts no more: a thread that sends many requests before it waits for the first keeps
-//! nobody out.
+//! is given back at once. 64 requests may be without their reply, and one more that is ahead of need and keeps no other waiting;
+//! when all 64 are late the session is given up. A reply that has arrived and is not fetched counts no more: a thread that sends
+//! many requests before it waits for the first keeps nobody out.
 //!
 //! **The lock** guards who waits for what. Nothing is waited for and nothing but a non-blocking send is done
 //! while it is held. Every call of the session that uses the socket takes it; the read path never does.
@@ -214,6 +215,8 @@ struct Outstanding {
 enum Slot {
     /// A thread waits for the reply.
     Waiting,
+    /// As `Waiting`, beside the 64.
+    Ahead,
     /// The reply is here; the thread has not fetched it yet.
     Arrived(Reply),
     /// Nobody waits any more. The grants of a RESERVE are to be aborted when they come, those of a GRANT returned.
@@ -236,11 +239,11 @@ struct State {
 }
 
 impl State {
-    /// Requests whose reply has not come.
+    /// Those of the 64 whose reply has not come.
     fn unanswered(&self) -> impl Iterator<Item = &Outstanding> {
         self.outstanding
             .iter()
-            .filter(|o| !matches!(o.slot, Slot::Arrived(_)))
+            .filter(|o| !matches!(o.slot, Slot::Arrived(_) | Slot::Ahead))
     }
 
     fn position(&self, request_id: u64) -> Option<usize> {
@@ -312,6 +315,25 @@ impl Connection {
         }
     }
 
+    /// Sends a request beside the 64, if the socket takes it now; gives its number. Never waits, and what keeps it from being sent
+    /// is met by the next call.
+    pub(crate) fn begin_ahead(&self, request: &Request) -> Option<u64> {
+        let mut state = self.lock();
+        if state.end.is_some() {
+            return None;
+        }
+        let request_id = state.next_request_id;
+        state.next_request_id += 1;
+        if !matches!(self.try_send(&request.encode(request_id, true)), Ok(true)) {
+            return None;
+        }
+        state.outstanding.push(Outstanding {
+            request_id,
+            slot: Slot::Ahead,
+        });
+        Some(request_id)
+    }
+
     /// Waits for the reply to a request that was begun; none when the deadline passed, and then it may be waited for
     /// again. A reply is given once.
     pub(crate) fn wait_for(
@@ -350,7 +372,7 @@ impl Connection {
             return;
         };
         match state.outstanding[position].slot {
-            Slot::Waiting => state.outstanding[position].slot = Slot::Late(late),
+            Slot::Waiting | Slot::Ahead => state.outstanding[position].slot = Slot::Late(late),
             Slot::Arrived(_) => drop(state.outstanding.swap_remove(position)),
             Slot::Late(_) => {}
         }
@@ -380,7 +402,7 @@ impl Connection {
                         Err(ConnectionError::Refused { status, text })
                     }
                     Slot::Arrived(reply) => Ok(Some(reply)),
-                    Slot::Waiting | Slot::Late(_) => Ok(None),
+                    Slot::Waiting | Slot::Ahead | Slot::Late(_) => Ok(None),
                 };
                 return (state, answer);
             }
@@ -616,7 +638,9 @@ impl Connection {
             return self.end(state, ConnectionError::Protocol(text));
         };
         match state.outstanding[position].slot {
-            Slot::Waiting => state.outstanding[position].slot = Slot::Arrived(reply),
+            Slot::Waiting | Slot::Ahead => {
+                state.outstanding[position].slot = Slot::Arrived(reply);
+            }
             Slot::Arrived(_) => {
                 let text = format!("two replies to request {request_id}");
                 self.end(state, ConnectionError::Protocol(text));

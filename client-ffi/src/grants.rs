@@ -9,6 +9,9 @@
 //!                                      +------- the key was there already ---------------+
 //! ```
 //!
+//! A reserve that may wait waits for its GRANT. Any other that lacks extents goes by the socket, and its GRANT is sent behind it:
+//! a later reserve finds the answer there and takes it in. At most one such GRANT is under way.
+//!
 //! **The lock** guards which grants are free and which are in the ring, and that the ring's places are claimed in the order
 //! in which they are noted. Nothing waits and no system call is made while it is held. Every reserve and commit of the
 //! session takes it; the read path never does.
@@ -74,6 +77,18 @@ struct State {
     pause_until: u64,
     /// Why an object that was committed through the ring since the last flush is not readable.
     lost: Option<Status>,
+    ahead: Ahead,
+}
+
+/// A GRANT that nobody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// There is none.
+    None,
+    /// A thread sends it, or looks for its answer.
+    InHand,
+    /// Under way, with the number of its request.
+    Sent(u64, Grant),
 }
 
 /// What a call lacks.
@@ -121,6 +136,7 @@ impl Grants {
                 recall,
                 pause_until: 0,
                 lost: None,
+                ahead: Ahead::None,
             }),
         }))
     }
@@ -195,6 +211,34 @@ impl Grants {
         state.stack(units).free.extend(granted);
     }
 
+    /// Whether the calling thread may send a GRANT that nobody waits for; then [`Grants::ahead_sent`] follows.
+    pub(crate) fn begin_ahead(&self) -> bool {
+        let mut state = self.lock();
+        let may_send = state.ahead == Ahead::None;
+        if may_send {
+            state.ahead = Ahead::InHand;
+        }
+        may_send
+    }
+
+    /// Such a GRANT is under way under this number; none when it could not be sent, or when it is over.
+    pub(crate) fn ahead_sent(&self, sent: Option<(u64, Grant)>) {
+        self.lock().ahead = match sent {
+            Some((request_id, asked)) => Ahead::Sent(request_id, asked),
+            None => Ahead::None,
+        };
+    }
+
+    /// The GRANT under way, for whose answer the calling thread alone looks; then [`Grants::ahead_sent`] follows.
+    pub(crate) fn take_ahead(&self) -> Option<(u64, Grant)> {
+        let mut state = self.lock();
+        let Ahead::Sent(request_id, asked) = state.ahead else {
+            return None;
+        };
+        state.ahead = Ahead::InHand;
+        Some((request_id, asked))
+    }
+
     /// A grant was too little: nothing is asked for before the next tick of the heartbeat.
     pub(crate) fn pause(&self, tick: u64) {
         self.lock().pause_until = tick + 1;
@@ -207,6 +251,11 @@ impl Grants {
             let units = self.units(len_bytes);
             state.stack(units).free.push(HeldGrant { extent, units });
         }
+    }
+
+    /// Whether the daemon has asked since the last recall was followed for what is not used.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.header.grant_recall().load(Ordering::Relaxed) != self.lock().recall
     }
 
     /// What is to be given back to the daemon: everything free when it has asked for that since the last call, and what is

@@ -24,6 +24,7 @@ use crate::grants::Grants;
 use crate::lease::Lease;
 use crate::lease_pool::LeaseMemory;
 use crate::read_path::{Item as PinItem, Pins};
+use crate::session::granted::ForSocket;
 use crate::session::inner::Inner;
 use crate::session::places::Place;
 use crate::session::reserving::Granted;
@@ -138,7 +139,13 @@ impl Reservation {
                 reservation.has_ended = false;
                 Ok(reservation)
             }
-            Err(reserve) => Reservation::send_and_make(session, keyspace, None, reserve, place),
+            Err(ForSocket { reserve, lacks }) => {
+                let asked = Asked::reserve(session, reserve);
+                let made = Reservation::empty(session, keyspace, op_id, count)
+                    .send_and_make(asked, place)?;
+                session.ask_ahead(lacks);
+                Ok(made)
+            }
         }
     }
 
@@ -162,45 +169,30 @@ impl Reservation {
         }
     }
 
-    /// Sends a reserve, behind the commit of what is held where there is any, and gives its reservation, which takes over a
-    /// hold of the session. With a place it is not waited for. Where it fails, what is held has been given back, as far as it
-    /// was not committed.
+    /// Sends what makes this reservation, which is empty, and gives it, with a hold of the session that it takes over. With a
+    /// place it is not waited for. Where it fails, what is held has been given back, as far as it was not committed.
     ///
     /// A function of its own in the machine code too, where a test looks for the fence before the send.
     #[inline(never)]
-    pub(crate) fn send_and_make(
-        session: &Arc<Inner>,
-        keyspace: KeyspaceId,
-        held: Option<Held>,
-        reserve: Reserve,
-        place: Option<Place<'_>>,
-    ) -> Result<Reservation> {
+    fn send_and_make(mut self, asked: Asked, place: Option<Place<'_>>) -> Result<Reservation> {
         // The caller may have streamed into the spans that are committed with copies of its own.
         payload_store_fence();
-        let (op_id, count) = (reserve.op_id, reserve.items.len());
-        let asked = Asked {
-            tick: session.read.heartbeat_tick(),
-            request: match held.filter(|held| !held.items.is_empty()) {
-                Some(held) => Request::CommitReserve(held, reserve),
-                None => Request::Reserve(reserve),
-            },
-        };
-        let mut reservation = Reservation::empty(session, keyspace, op_id, count);
+        let session = Arc::clone(&self.session);
         match place {
             None => {
                 let reply = session.try_call(&asked.request);
-                reservation.take_over(asked.answered(session, reply)?);
+                self.take_over(asked.answered(&session, reply)?);
             }
             Some(place) => match session.try_begin(&asked.request) {
                 Ok(request_id) => {
                     place.hand_over();
-                    reservation.unanswered = Some((request_id, asked));
+                    self.unanswered = Some((request_id, asked));
                 }
-                Err(error) => return Err(asked.failed(session, error)),
+                Err(error) => return Err(asked.failed(&session, error)),
             },
         }
-        reservation.has_ended = false;
-        Ok(reservation)
+        self.has_ended = false;
+        Ok(self)
     }
 
     fn take_over(&mut self, granted: Granted) {
@@ -446,19 +438,26 @@ impl Reservation {
             self.end_trace(true);
             self.has_ended = true;
             let next = Reservation::make(&session, keyspace, reserve, place);
-            if next.is_err() {
-                session.leave();
-            }
-            return next.map_err(behind_the_commit);
+            return left_if_failed(&session, next).map_err(behind_the_commit);
         }
+        let held = self.held();
+        if held.items.is_empty() {
+            self.has_ended = true;
+            let next = Reservation::make(&session, keyspace, reserve, place);
+            return left_if_failed(&session, next);
+        }
+        let next = Reservation::empty(&session, keyspace, reserve.op_id, reserve.items.len());
+        let (asked, lacks) = match session.reserve_from_grants(keyspace, reserve, false)? {
+            Ok(taken) => (Asked::commit_before(&session, held, taken), None),
+            Err(ForSocket { reserve, lacks }) => {
+                (Asked::commit_and_reserve(&session, held, reserve), lacks)
+            }
+        };
         // From here on the request decides what becomes of what is held, and the next one takes over the hold of the session.
         self.has_ended = true;
-        let next =
-            Reservation::send_and_make(&session, keyspace, Some(self.held()), reserve, place);
-        if next.is_err() {
-            session.leave();
-        }
-        next
+        let next = left_if_failed(&session, next.send_and_make(asked, place))?;
+        session.ask_ahead(lacks);
+        Ok(next)
     }
 
     /// Gives all granted items back. In a forked child it only frees memory.
@@ -569,9 +568,10 @@ impl Reservation {
             Some(_) => self.wait(self.session.timeout_ms()),
             None => Ok(()),
         };
-        if let Some((request_id, _)) = self.unanswered.take() {
+        if let Some((request_id, asked)) = self.unanswered.take() {
             self.session.forget_reserve(request_id, self.op_id);
             self.session.unwaited.leave();
+            asked.abandoned(&self.session);
         }
         let given_back = match self.grants() {
             Some(grants) => self.put_back(grants),
@@ -599,6 +599,14 @@ impl Reservation {
             }
         }
     }
+}
+
+/// The next reservation; where there is none, nobody has the hold of the session any more that it was to take over.
+fn left_if_failed(session: &Inner, next: Result<Reservation>) -> Result<Reservation> {
+    if next.is_err() {
+        session.leave();
+    }
+    next
 }
 
 /// The error of a grant that is none.

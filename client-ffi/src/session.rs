@@ -13,7 +13,7 @@
 //! ```
 
 mod checks;
-mod granted;
+pub(crate) mod granted;
 pub(crate) mod inner;
 mod keyspaces;
 mod life;

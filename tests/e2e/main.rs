@@ -18,6 +18,7 @@ mod core_files;
 mod daemon_crash;
 mod endpoint_abuse;
 mod eviction;
+mod grants_ahead;
 mod hostile_memory;
 mod huge_pages;
 mod integrity;

@@ -3,28 +3,63 @@
 //! [`Reservation`](super::Reservation) alone comes here, on whatever thread ends it or waits for it.
 //!
 //! ```text
-//!   COMMIT, COMMIT_RESERVE --all committed--> Granted, where there was a reserve
+//!   COMMIT, COMMIT_RESERVE --all committed--> Granted, where there was a reserve: by the daemon, or before it out of the
+//!        |                                    session's grants
 //!        |-- refused, never sent, not all committed --> StillHeld: an abort is on its way
 //!        \-- no answer --> Told: the outcome is unknown
 //! ```
 
+use super::granted::put_back_unused;
 use crate::connection::ConnectionError;
 use crate::error::{Error, Result};
 use crate::session::inner::Inner;
 use crate::session::reserving::Granted;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::wire::reply::{CommittedItem, Reply};
-use hostkv_shm_protocol::wire::request::{Held, Request};
+use hostkv_shm_protocol::wire::request::{Held, Request, Reserve};
 
-/// A request whose reply makes a reservation: a reserve, alone or behind a commit.
+/// A request whose reply makes a reservation: a reserve, alone or behind a commit; or the commit before one that the session's
+/// grants have answered.
 pub(super) struct Asked {
     /// The request.
     pub(super) request: Request,
     /// The heartbeat before it was sent.
-    pub(super) tick: u64,
+    tick: u64,
+    /// What the grants gave.
+    taken: Option<Granted>,
 }
 
 impl Asked {
+    /// A reserve.
+    pub(super) fn reserve(session: &Inner, reserve: Reserve) -> Asked {
+        Asked::now(session, Request::Reserve(reserve), None)
+    }
+
+    /// The commit of what is held and the reserve behind it.
+    pub(super) fn commit_and_reserve(session: &Inner, held: Held, reserve: Reserve) -> Asked {
+        Asked::now(session, Request::CommitReserve(held, reserve), None)
+    }
+
+    /// The commit of what is held before a reservation that has its extents.
+    pub(super) fn commit_before(session: &Inner, held: Held, taken: Granted) -> Asked {
+        Asked::now(session, Request::Commit(held), Some(taken))
+    }
+
+    fn now(session: &Inner, request: Request, taken: Option<Granted>) -> Asked {
+        Asked {
+            request,
+            tick: session.read.heartbeat_tick(),
+            taken,
+        }
+    }
+
+    /// Nobody will wait for the answer any more.
+    pub(super) fn abandoned(self, session: &Inner) {
+        if let Some(taken) = self.taken {
+            put_back_unused(session, taken);
+        }
+    }
+
     /// What the reply grants. Where the commit was not carried out, what it held has been given back.
     pub(super) fn answered(
         self,
@@ -52,8 +87,23 @@ impl Asked {
                     Ok(()) => Err(session.strange_reply("COMMIT_RESERVE")),
                 }
             }
+            (Request::Commit(held), Reply::Committed(committed))
+                if committed.len() == held.items.len() =>
+            {
+                match (all_committed(&committed), self.taken) {
+                    (Ok(()), Some(taken)) => Ok(taken),
+                    (Ok(()), None) => Err(session.strange_reply("COMMIT")),
+                    (Err(failure), taken) => {
+                        if let Some(taken) = taken {
+                            put_back_unused(session, taken);
+                        }
+                        Err(failure.settled(session, held))
+                    }
+                }
+            }
             (request, _) => Err(session.strange_reply(match request {
                 Request::CommitReserve(..) => "COMMIT_RESERVE",
+                Request::Commit(..) => "COMMIT",
                 _ => "RESERVE",
             })),
         }
@@ -62,8 +112,13 @@ impl Asked {
     /// The error of a request without an answer.
     pub(super) fn failed(self, session: &Inner, error: ConnectionError) -> Error {
         let failure = unanswered(session, error, self.tick);
+        if let Some(taken) = self.taken {
+            put_back_unused(session, taken);
+        }
         match self.request {
-            Request::CommitReserve(held, _) => failure.settled(session, held),
+            Request::CommitReserve(held, _) | Request::Commit(held) => {
+                failure.settled(session, held)
+            }
             _ => failure.error(),
         }
     }

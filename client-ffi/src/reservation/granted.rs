@@ -10,6 +10,8 @@ use super::answers::Failure;
 use super::{Item, Reservation};
 use crate::error::{Error, Result};
 use crate::grants::Grants;
+use crate::session::inner::Inner;
+use crate::session::reserving::Granted;
 use hostkv_shm_protocol::status::Status;
 use hostkv_shm_protocol::sync::payload_store_fence;
 use hostkv_shm_protocol::wire::reply::{CommittedItem, GrantedExtent, Reply};
@@ -24,6 +26,18 @@ impl Item {
             generation: outcome.generation,
         };
         (extent, self.len_bytes)
+    }
+}
+
+/// Gives the session's grants back what they gave for a reservation that there is not to be.
+pub(super) fn put_back_unused(session: &Inner, granted: Granted) {
+    if let Some(grants) = &session.grants {
+        let items = granted.items.iter().filter(|item| item.is_granted());
+        grants.put_back(items.map(Item::granted));
+    }
+    if let Some(told) = &granted.told {
+        let events = &session.read.events;
+        events.end_store(told, 0, granted.items.len());
     }
 }
 

@@ -376,6 +376,11 @@ impl Inner {
         self.noticed(self.connection.begin(request, deadline))
     }
 
+    /// Sends a request ahead of need, if that takes no waiting; gives its number.
+    pub(crate) fn begin_ahead(&self, request: &WireRequest) -> Option<u64> {
+        self.connection.begin_ahead(request)
+    }
+
     /// Waits for the reply to a request that was begun; none when it did not come in time.
     pub(crate) fn wait_for(&self, request_id: u64, timeout_ms: u32) -> Result<Option<Reply>> {
         self.try_wait_for(request_id, timeout_ms)
