@@ -20,10 +20,10 @@ use hostkv_daemon::tiers::{
     TierKey, Tiers, spec,
 };
 use hostkv_daemon::workers::PayloadBytes;
-use memmap2::{MmapMut, MmapRaw};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Plan;
+use crate::limits::pages::{Pages, Region};
 use crate::measure::Runs;
 use crate::report::Report;
 use crate::table::{Goal, Row, Unit};
@@ -79,7 +79,7 @@ fn show(
 struct Bench {
     len_bytes: u64,
     tiers: Tiers,
-    payload: MmapRaw,
+    payload: Region,
 }
 
 fn key(run: usize, object: usize) -> TierKey {
@@ -95,13 +95,14 @@ impl Bench {
     fn open(text: String, len_bytes: u64) -> Result<Bench, String> {
         let specs = spec::parse(&[text]).map_err(|error| error.to_string())?;
         let whole_bytes = OBJECTS * len_bytes as usize;
-        let mut memory =
-            MmapMut::map_anon(whole_bytes).map_err(|error| format!("memory: {error}"))?;
-        for (word, chunk) in (0_u64..).zip(memory.chunks_exact_mut(8)) {
-            chunk.copy_from_slice(&word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        // Shared memory, as the pool's is.
+        let payload = Region::new(whole_bytes, Pages::Huge)?;
+        for number in 0..whole_bytes / 8 {
+            let word = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            // SAFETY: the word lies in the mapping, which nobody else has.
+            unsafe { payload.bytes().cast::<u64>().add(number).write(word) };
         }
-        let payload = MmapRaw::from(memory);
-        let base = NonNull::new(payload.as_mut_ptr()).ok_or("memory at address 0")?;
+        let base = NonNull::new(payload.bytes()).ok_or("memory at address 0")?;
         // SAFETY: `tiers` is declared before `payload` in `Bench`, so it is dropped before it.
         let bytes = unsafe { PayloadBytes::new(base, whole_bytes as u64) };
         let tiers = Tiers::open(&specs, bytes).map_err(|error| error.to_string())?;

@@ -52,10 +52,7 @@ pub fn rows(report: &mut Report) -> Result<(), String> {
 
 /// Nanoseconds a file, written anew or read as it was written.
 fn limit(bench: &Bench, folder: &Path, is_write: bool) -> Result<f64, String> {
-    let (base, len_bytes) = (
-        bench.payload.as_mut_ptr() as usize,
-        bench.len_bytes as usize,
-    );
+    let (base, len_bytes) = (bench.payload.bytes() as usize, bench.len_bytes as usize);
     let start = Instant::now();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..LIMIT_THREADS)

@@ -1,15 +1,16 @@
 //! The resp tier beside `redis-benchmark`, Redis's own: as many values of the same length, on the same socket.
 //!
 //! An object of these lengths is one value of Redis. The benchmark writes the same bytes again and again and throws away
-//! what it reads; the tier copies, sums, asks whether the object is there, and stores its seal.
+//! what it reads; the tier copies, sums, asks whether the object is there, and stores its seal. Both store under names that
+//! are new to an empty server, which has to find memory for them, and load what is there.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::{Bench, OBJECTS, Times, show};
 use crate::measure::crowded_runs;
+use crate::peers::Peer;
 use crate::peers::redis::Redis;
-use crate::pool::attach;
 use crate::report::Report;
 use crate::table::Row;
 
@@ -26,7 +27,9 @@ const WAYS: [Way; 6] = [
 ];
 /// Times that each is tried.
 const TRIALS: usize = 3;
-/// Random keys of so many objects are written so many times that the reads find them.
+/// Names among which the benchmark chooses what it stores: hardly ever one twice.
+const NEW_NAMES: usize = 1_000_000_000;
+/// Names among which it chooses what it loads are written so many times that all are there.
 const FILLINGS: usize = 8;
 
 /// Connections and commands.
@@ -35,7 +38,7 @@ struct Way(&'static str, &'static str);
 
 /// Stores and loads of objects of 1 and 2 MiB; absent where there is no Redis.
 pub fn rows(report: &mut Report) -> Result<(), String> {
-    let redis = match Redis::start() {
+    let mut redis = match Redis::start() {
         Ok(redis) => redis,
         Err(why) => {
             report.row(Row::absent("resp tier", why));
@@ -46,20 +49,24 @@ pub fn rows(report: &mut Report) -> Result<(), String> {
     for len_bytes in LENS_BYTES {
         let text = format!(r#"{{"type": "resp", "unix_socket": {socket:?}}}"#);
         let mut bench = Bench::open(text, len_bytes)?;
-        run(&socket, "set", len_bytes, WAYS[0], FILLINGS * OBJECTS)?;
-        let set = quickest(&socket, "set", len_bytes)?;
-        let get = quickest(&socket, "get", len_bytes)?;
+        let set = quickest(|way| stored(&mut redis, len_bytes, way))?;
+        fill(&mut redis, len_bytes)?;
+        let get = quickest(|way| loaded(&socket, len_bytes, way))?;
         let mut number = 0;
         let measured = crowded_runs(&[redis.pid()], || {
             number += 1;
-            let times = Times {
-                store: bench.store(number)?,
-                store_limit: limit(&socket, "set", len_bytes, set)?,
-                load: bench.load(number)?,
-                load_limit: limit(&socket, "get", len_bytes, get)?,
-            };
+            let store_limit = stored(&mut redis, len_bytes, set)?;
+            redis.clear()?;
+            let store = bench.store(number)?;
+            let load = bench.load(number)?;
             bench.remove(number)?;
-            Ok(times)
+            fill(&mut redis, len_bytes)?;
+            Ok(Times {
+                store,
+                store_limit,
+                load,
+                load_limit: loaded(&socket, len_bytes, get)?,
+            })
         })?;
         let limits = [set, get].map(|Way(c, p)| format!("redis-benchmark -c {c} -P {p}"));
         show(
@@ -73,11 +80,11 @@ pub fn rows(report: &mut Report) -> Result<(), String> {
     Ok(())
 }
 
-fn quickest(socket: &Path, command: &str, len_bytes: u64) -> Result<Way, String> {
+fn quickest(mut measure: impl FnMut(Way) -> Result<f64, String>) -> Result<Way, String> {
     let mut best = (WAYS[0], f64::INFINITY);
     for _ in 0..TRIALS {
         for way in WAYS {
-            let ns = limit(socket, command, len_bytes, way)?;
+            let ns = measure(way)?;
             if ns < best.1 {
                 best = (way, ns);
             }
@@ -86,19 +93,37 @@ fn quickest(socket: &Path, command: &str, len_bytes: u64) -> Result<Way, String>
     Ok(best.0)
 }
 
-/// Nanoseconds of one command, over as many as a run has objects, on as many keys.
-fn limit(socket: &Path, command: &str, len_bytes: u64, way: Way) -> Result<f64, String> {
-    run(socket, command, len_bytes, way, OBJECTS)
+/// Nanoseconds of one store, over as many as a run has objects.
+fn stored(redis: &mut Redis, len_bytes: u64, way: Way) -> Result<f64, String> {
+    redis.clear()?;
+    run(&redis.socket(), "set", len_bytes, way, OBJECTS, NEW_NAMES)
 }
 
+/// Stores what is to be loaded.
+fn fill(redis: &mut Redis, len_bytes: u64) -> Result<(), String> {
+    redis.clear()?;
+    let (way, commands) = (WAYS[0], FILLINGS * OBJECTS);
+    run(&redis.socket(), "set", len_bytes, way, commands, OBJECTS).map(drop)
+}
+
+/// Nanoseconds of one load, over as many as a run has objects.
+fn loaded(socket: &Path, len_bytes: u64, way: Way) -> Result<f64, String> {
+    run(socket, "get", len_bytes, way, OBJECTS, OBJECTS)
+}
+
+/// Nanoseconds of one of so many commands, each on one of so many names.
+///
+/// The benchmark ends by itself, at the latest when the server does. What is done to a process before its program begins, as
+/// to end it with this one, makes it a fork: that would have this process copy or claim again each page that it writes next.
 fn run(
     socket: &Path,
     command: &str,
     len_bytes: u64,
     Way(connections, pipeline): Way,
     commands: usize,
+    names: usize,
 ) -> Result<f64, String> {
-    let (commands, objects) = (commands.to_string(), OBJECTS.to_string());
+    let (commands, names) = (commands.to_string(), names.to_string());
     let mut program = Command::new("redis-benchmark");
     program
         .arg("-s")
@@ -111,10 +136,9 @@ fn run(
             "-n",
             &commands,
             "-r",
-            &objects,
+            &names,
         ])
         .args(["-d", &len_bytes.to_string(), "-t", command, "--csv"]);
-    attach(&mut program);
     let output = program
         .output()
         .map_err(|error| format!("redis-benchmark does not start: {error}"))?;
