@@ -128,3 +128,29 @@ impl Drop for Background {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_at_its_deadline() {
+        let ending = Ending::new();
+        let limit = ending.or_within(Duration::from_millis(10));
+        let background = Background::start(None).unwrap();
+        let waited = background.wait(&limit, std::future::pending::<()>());
+        assert_eq!(waited, Err(Cut::TooLate));
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_daemon() {
+        let ending = Ending::new();
+        let limit = ending.or_within(Duration::from_secs(30));
+        let background = Background::start(None).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| ending.tell());
+            let waited = background.wait(&limit, std::future::pending::<()>());
+            assert_eq!(waited, Err(Cut::Ending));
+        });
+    }
+}

@@ -1,4 +1,4 @@
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::ptr::NonNull;
 
@@ -104,6 +104,78 @@ fn commands_go_out_in_their_order() {
     }
     connection.settle(0).unwrap();
     assert_eq!(server.join().unwrap(), names);
+}
+
+/// The words of the next command, if there is one.
+fn words(stream: &mut impl BufRead) -> Option<Vec<Vec<u8>>> {
+    let mut count = || -> Option<usize> {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        line.trim_end().get(1..)?.parse().ok()
+    };
+    let mut words = Vec::new();
+    for _ in 0..count()? {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        let mut word = vec![0; line[1..].trim_end().parse::<usize>().unwrap() + 2];
+        stream.read_exact(&mut word).unwrap();
+        word.truncate(word.len() - 2);
+        words.push(word);
+    }
+    Some(words)
+}
+
+/// Who finds a seal takes its pieces for whole.
+#[test]
+fn the_pieces_of_an_object_go_out_bit_for_bit_and_its_seal_behind_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = spec(listener.local_addr().unwrap().port());
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut commands = BufReader::new(stream.try_clone().unwrap());
+        let mut sets = Vec::new();
+        while let Some(words) = words(&mut commands) {
+            let is_set = words[0] == b"SET";
+            (&stream)
+                .write_all(if is_set { b"+OK\r\n" } else { b"$-1\r\n" })
+                .unwrap();
+            if let (true, [_, name, value]) = (is_set, &words[..]) {
+                sets.push((String::from_utf8(name.clone()).unwrap(), value.clone()));
+            }
+        }
+        sets
+    });
+    let len_bytes = PIECE_BYTES + 24;
+    let mut payload: Vec<u64> = (0..len_bytes / 8).collect();
+    let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let base = NonNull::new(payload.as_mut_ptr().cast()).unwrap();
+    // SAFETY: `payload` outlives the tier.
+    let payload_bytes = unsafe { PayloadBytes::new(base, len_bytes) };
+    let resp = Resp::open(&spec, Duration::from_secs(30), payload_bytes).unwrap();
+    let key = TierKey::from_bytes([7; 32]);
+    let object = StoreObject {
+        key,
+        source: PayloadRange {
+            offset_bytes: 0,
+            len_bytes,
+        },
+        sum: None,
+    };
+    assert_eq!(resp.put(&object), Ok(Put::Stored));
+    drop(resp);
+    let sets = server.join().unwrap();
+    let path = key.to_string();
+    let names: Vec<&str> = sets.iter().map(|(name, _)| name.as_str()).collect();
+    let (first, second) = (piece_path(&path, 0), piece_path(&path, 1));
+    assert_eq!(names, [PROBE, &first, &second, &path]);
+    assert!(
+        [&sets[1].1[..], &sets[2].1].concat() == bytes,
+        "other bytes"
+    );
+    let seal = Seal::of(&sets[3].1, &key, len_bytes).unwrap();
+    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+    digest.update(&bytes);
+    assert_eq!(seal.sum, Sum::of_checksum(digest.finalize()));
 }
 
 #[test]
