@@ -267,17 +267,17 @@ impl Store {
         let mut steps = SEARCH_STEPS;
         loop {
             let victims = self.choose_victims(&want, now, &mut picked, &mut steps, effort);
-            if victims.is_empty() {
+            self.evict(&victims, &want, now, &mut picked);
+            if victims.len() < HASHED_AT_ONCE {
                 break;
             }
-            self.evict(&victims, &want, now, &mut picked);
         }
         picked.looked_at = SEARCH_STEPS - steps;
         effort.spend(picked.looked_at * Effort::TOUCH);
         picked
     }
 
-    /// The next victims of a batch, which the policy has given up; none when it is done.
+    /// The next victims of a batch, which the policy has given up; fewer than are hashed at once when it is done.
     fn choose_victims(
         &mut self,
         want: &Want,
