@@ -127,7 +127,8 @@ impl Grants {
             doorbell: Doorbell::new(header),
             counters: Counters::new(lease)?,
             align_bytes: hello.align_bytes,
-            share_units: hello.capacity_bytes / GRANT_SHARE / hello.align_bytes,
+            share_units: (hello.capacity_bytes / GRANT_SHARE).min(hello.reserve_quota_bytes)
+                / hello.align_bytes,
             state: Mutex::new(State {
                 stacks: Vec::new(),
                 in_ring: VecDeque::with_capacity(commits.capacity() as usize),
@@ -263,7 +264,11 @@ impl Grants {
     pub(crate) fn surplus(&self, needed: Option<&Grant>) -> Vec<Request> {
         let recall = self.header.grant_recall().load(Ordering::Relaxed);
         let mut state = self.lock();
-        let is_recalled = std::mem::replace(&mut state.recall, recall) != recall;
+        let is_recalled = state.recall != recall;
+        // What is on its way, or in another thread's hand, is given back by a later call.
+        if state.ahead == Ahead::None {
+            state.recall = recall;
+        }
         let mut keep_units = None;
         if is_recalled {
             state.next_batch = FIRST_BATCH;

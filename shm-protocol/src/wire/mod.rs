@@ -21,7 +21,7 @@ use thiserror::Error;
 pub const MAX_FRAME_BYTES: usize = 128 * 1024;
 /// Most keys or items of one call.
 pub const MAX_BATCH_KEYS: usize = 1024;
-/// Most requests of a session that wait for their reply.
+/// Most requests of a session that wait for their reply; one GRANT may be under way beside them.
 pub const MAX_OUTSTANDING: usize = 64;
 /// Most prefetches that a session has open at a time, so that they never take all places for replies.
 pub const MAX_PREFETCHES: usize = 32;
