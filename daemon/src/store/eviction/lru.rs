@@ -91,24 +91,29 @@ impl Policy for Lru {
         is_pinned: &dyn Fn(EntryNumber) -> bool,
         steps: &mut u32,
     ) -> Option<EntryNumber> {
-        let list = match of {
-            None => &mut self.all,
-            Some(keyspace) => self.by_keyspace.get_mut(&keyspace)?,
+        let count = match of {
+            None => self.all.count(),
+            Some(keyspace) => self.by_keyspace.get(&keyspace)?.count(),
         };
         // One round at most: what was passed over goes to the hot end, because a pinned object is in use now,
         // and so is not met again by the next call.
-        for _ in 0..list.count() {
+        for _ in 0..count {
             *steps = steps.checked_sub(1)?;
-            let entry = list.back()?;
-            if !is_pinned(entry) {
-                return Some(entry);
-            }
             match of {
                 None => {
-                    table.unlink(list, entry);
-                    table.push_front(list, entry);
+                    let entry = self.all.back()?;
+                    if !is_pinned(entry) {
+                        return Some(entry);
+                    }
+                    table.unlink(&mut self.all, entry);
+                    self.push(table, entry);
                 }
-                Some(_) => {
+                Some(keyspace) => {
+                    let list = self.by_keyspace.get_mut(&keyspace)?;
+                    let entry = list.back()?;
+                    if !is_pinned(entry) {
+                        return Some(entry);
+                    }
                     list.unlink(&mut self.links, entry);
                     list.push_front(&mut self.links, entry);
                 }
@@ -199,6 +204,11 @@ mod tests {
             lru.follower(&table, entries[100 - FOLLOWS]),
             Some(entries[0])
         );
+        // So does what is passed over, because it is pinned.
+        let victim = lru.victim(&mut table, None, &|entry| entry == entries[1], &mut 100);
+        assert_eq!(victim, Some(entries[2]));
+        let leader = entries[100 - FOLLOWS + 1];
+        assert_eq!(lru.follower(&table, leader), Some(entries[1]));
     }
 
     #[test]
