@@ -112,6 +112,12 @@ pub(crate) struct Grants {
     state: Mutex<State>,
 }
 
+/// How often the daemon has asked for what is not used.
+fn recall_of(header: &HeaderView) -> u32 {
+    // Relaxed: a wish, raised by the daemon in the same way; what is given back goes by the socket.
+    header.grant_recall().load(Ordering::Relaxed)
+}
+
 impl Grants {
     /// Those of a session whose lease segment has a commit ring; none when it has none.
     pub(crate) fn new(control: View, lease: View, hello: &HelloReply) -> Result<Option<Grants>> {
@@ -120,7 +126,7 @@ impl Grants {
         let Some(commits) = Commits::new(lease, &geometry)? else {
             return Ok(None);
         };
-        let recall = header.grant_recall().load(Ordering::Relaxed);
+        let recall = recall_of(&header);
         Ok(Some(Grants {
             header,
             commits,
@@ -256,13 +262,13 @@ impl Grants {
 
     /// Whether the daemon has asked since the last recall was followed for what is not used.
     pub(crate) fn is_recalled(&self) -> bool {
-        self.header.grant_recall().load(Ordering::Relaxed) != self.lock().recall
+        recall_of(&self.header) != self.lock().recall
     }
 
     /// What is to be given back to the daemon: everything free when it has asked for that since the last call, and what is
     /// free in other sizes when `needed` does not fit into the session's share beside it.
     pub(crate) fn surplus(&self, needed: Option<&Grant>) -> Vec<Request> {
-        let recall = self.header.grant_recall().load(Ordering::Relaxed);
+        let recall = recall_of(&self.header);
         let mut state = self.lock();
         let is_recalled = state.recall != recall;
         // What is on its way, or in another thread's hand, is given back by a later call.
