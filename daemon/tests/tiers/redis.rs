@@ -105,6 +105,30 @@ fn wrong_credentials_and_a_server_that_is_not_there_end_the_start_with_one_sente
 }
 
 #[test]
+fn a_user_who_needs_no_password_logs_in() {
+    let users = "--user default off --user alice on nopass ~* +@all";
+    let users: Vec<&str> = users.split(' ').collect();
+    let Some(redis) = Redis::start(&users) else {
+        return;
+    };
+    let mut pool = Pool::open(&[redis.spec(r#", "username": "alice""#)]);
+    assert!(pool.store(1, range(0, LEN)).has(0));
+    assert!(Pool::try_open(&[redis.spec("")]).is_err());
+}
+
+/// The server closes the connection in the middle of a value.
+#[test]
+fn a_redis_that_takes_no_value_so_long_is_a_failed_store_and_goes_on_with_shorter_ones() {
+    let Some(redis) = Redis::start(&["--proto-max-bulk-len", "1mb"]) else {
+        return;
+    };
+    let mut pool = Pool::open(&[redis.spec("")]);
+    assert!(!pool.store(1, range(0, LEN)).has(0));
+    assert!(pool.store(2, range(0, 1 << 19)).has(0));
+    assert_eq!(pool.load(2, 0, range(0, 1 << 19)), Some(0));
+}
+
+#[test]
 fn a_redis_that_is_killed_is_left_alone_and_found_again() {
     let Some(mut redis) = Redis::start(&[]) else {
         return;

@@ -5,9 +5,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::tiers::NET_THREAD;
 use crate::tiers::backend::Fault;
@@ -65,7 +64,6 @@ impl Ending {
 pub(super) struct Background {
     /// None only while it is dropped.
     runtime: Option<Runtime>,
-    handle: Handle,
 }
 
 impl Background {
@@ -85,17 +83,8 @@ impl Background {
             .build()
             .map_err(|error| Fault::error(format!("starting threads failed: {error}")))?;
         Ok(Background {
-            handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
-    }
-
-    /// Starts `task`; those of a runtime without threads begin in the order of their start, once somebody waits.
-    pub(super) fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.handle.spawn(task)
     }
 
     /// What comes of `work`.

@@ -1,23 +1,41 @@
-//! One connection of the `redis` crate, over which commands go out without waiting for the answers to those before them.
+//! One connection on which RESP 2 is spoken: commands out, without waiting for the answers to those before them, and answers
+//! in, in the order of their commands.
 //!
-//! The crate connects, logs in, speaks TLS and RESP and moves the bytes, driven by the thread that waits here for an answer.
-//! What is added: a value is copied out of the payload where the crate packs it, and summed on the way; answers are taken in
-//! the order of their commands; and every wait has the [`Limit`] of its exchange.
+//! Commands are kept until an answer is waited for or a value goes out. A value passes through a buffer that stays in the
+//! cache: it is copied out of the payload, summed and sent a chunk at a time, and comes in the same way. What is waited for
+//! meanwhile is the server alone, so that the tier's other threads have the processor before a whole value is ready. Every
+//! wait has the [`Limit`] of its exchange.
+//!
+//! | first byte | answer |
+//! |---|---|
+//! | `+`, `:` | a word, a number: it is done |
+//! | `-` | a sentence: it is not |
+//! | `$` | a length, then as many bytes and CR LF; -1: there is nothing |
 //!
 //! A connection on which anything failed but an answer that says no is not used again.
+//!
+//! Source: Redis serialization protocol specification, version 2.
 
-use std::collections::VecDeque;
-use std::io::{self, Write as _};
+use std::io;
 
 use crc_fast::Digest;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisResult, RedisWrite as _, Value};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::LOOKUP_WINDOW;
+use super::server::{Server, Stream};
 use crate::tiers::PayloadRange;
+use crate::tiers::remote::pieces;
 use crate::tiers::remote::waiting::{Background, Cut, Limit};
+use crate::tiers::seal::SEAL_BYTES;
 use crate::workers::PayloadBytes;
+
+/// Bytes of a value that are summed and sent, or received and summed, at a time.
+const CHUNK_BYTES: u64 = 128 << 10;
+/// The longest first line of an answer; sentences of errors are a few hundred bytes.
+const MOST_LINE_BYTES: u64 = 64 << 10;
+/// What is kept of a value that does not go to the payload.
+const MOST_KEPT_BYTES: usize = SEAL_BYTES;
+/// What is shown of an answer that is none.
+const MOST_SHOWN_BYTES: usize = 60;
 
 /// Why something did not work.
 #[derive(Debug)]
@@ -32,56 +50,63 @@ pub(super) enum Trouble {
     Cut(Cut),
 }
 
-impl From<RedisError> for Trouble {
-    fn from(error: RedisError) -> Trouble {
-        // In one line: an error of the crate's parser has several.
-        let sentence = error.to_string().replace('\n', " ");
-        if error.is_connection_dropped() && !error.is_connection_refusal() {
-            Trouble::Closed(format!("the server closed the connection: {sentence}"))
-        } else {
-            Trouble::Lost(sentence)
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => {
+                Trouble::Closed(format!("the server closed the connection: {error}"))
+            }
+            _ => Trouble::Lost(error.to_string()),
         }
     }
 }
 
-/// A command that is on its way: its answer, and its memory if it has a value.
-type OnItsWay = JoinHandle<(RedisResult<Value>, Option<Cmd>)>;
+/// What a server says to a command that it carried out.
+enum Answer {
+    /// Done.
+    Done,
+    /// This many bytes are next.
+    Value(u64),
+    /// There is no such value.
+    Nothing,
+}
 
 /// A connection.
 pub(super) struct Connection {
-    redis: MultiplexedConnection,
+    stream: BufReader<Box<dyn Stream>>,
+    /// What did not go out yet.
+    outgoing: Vec<u8>,
+    /// Commands whose answers are not taken.
+    owed: usize,
     limit: Limit,
-    /// Commands whose answers are not taken, the oldest first.
-    owed: VecDeque<OnItsWay>,
-    /// Memory of values that were sent, to be used again.
-    values: Vec<Cmd>,
     is_lost: bool,
     runtime: Background,
 }
 
 impl Connection {
     /// Connects and logs in.
-    pub(super) fn open(client: &Client, limit: Limit) -> Result<Connection, Trouble> {
+    pub(super) fn open(server: &Server, limit: Limit) -> Result<Connection, Trouble> {
         let runtime = Background::start(None).map_err(|fault| Trouble::Lost(fault.sentence))?;
-        // The limit is that of the exchange; the channel to the crate's own task takes what is asked for at a time.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(LOOKUP_WINDOW);
-        let redis = runtime
-            .wait(
-                &limit,
-                client.get_multiplexed_async_connection_with_config(&config),
-            )
-            .map_err(Trouble::Cut)??;
-        Ok(Connection {
-            redis,
+        let stream = runtime
+            .wait(&limit, server.connect())
+            .map_err(Trouble::Cut)?
+            .map_err(|error| Trouble::Lost(error.to_string()))?;
+        let mut connection = Connection {
+            stream: BufReader::with_capacity(CHUNK_BYTES as usize, stream),
+            outgoing: Vec::new(),
+            owed: 0,
             limit,
-            owed: VecDeque::new(),
-            values: Vec::new(),
             is_lost: false,
             runtime,
-        })
+        };
+        if let Some(words) = server.login() {
+            connection.command(&words);
+            connection.settle(0)?;
+        }
+        Ok(connection)
     }
 
     /// Until when the next exchange may take.
@@ -91,16 +116,30 @@ impl Connection {
 
     /// Whether nothing is under way, so that another exchange may begin.
     pub(super) fn is_quiet(&self) -> bool {
-        !self.is_lost && self.owed.is_empty()
+        !self.is_lost && self.owed == 0 && self.stream.buffer().is_empty()
     }
 
     /// Adds a command, which goes out when an answer is waited for.
     pub(super) fn command(&mut self, words: &[&[u8]]) {
-        let mut command = Cmd::new();
+        self.begin(words.len(), words);
+    }
+
+    /// Begins a command of so many words with these.
+    fn begin(&mut self, count: usize, words: &[&[u8]]) {
+        self.owed += 1;
+        self.number(b'*', count as u64);
         for word in words {
-            command.arg(*word);
+            self.number(b'$', word.len() as u64);
+            self.outgoing.extend_from_slice(word);
+            self.outgoing.extend_from_slice(b"\r\n");
         }
-        self.start(command, false);
+    }
+
+    fn number(&mut self, kind: u8, number: u64) {
+        self.outgoing.push(kind);
+        self.outgoing
+            .extend_from_slice(number.to_string().as_bytes());
+        self.outgoing.extend_from_slice(b"\r\n");
     }
 
     /// Asks for `len_bytes` of what is stored under `path`, from `begin` on; answered with what is there of them.
@@ -114,7 +153,7 @@ impl Connection {
         ]);
     }
 
-    /// Stores bytes of the payload under `path`, summed on the way if `digest` is there.
+    /// Sends bytes of the payload to be stored under `path`, summed on the way if `digest` is there.
     pub(super) fn set(
         &mut self,
         path: &str,
@@ -122,68 +161,148 @@ impl Connection {
         source: PayloadRange,
         mut digest: Option<&mut Digest>,
     ) -> Result<(), Trouble> {
-        let mut command = self.values.pop().unwrap_or_default();
-        command.clear();
-        command.arg("SET").arg(path);
-        command.reserve_space_for_args([source.len_bytes as usize]);
-        let mut value = command.writer_for_next_arg();
-        let mut written = Ok(());
-        let copied = payload.copy_out(source.offset_bytes, source.len_bytes, |bytes| {
-            if let Some(digest) = &mut digest {
-                digest.update(bytes);
+        self.begin(3, &[b"SET", path.as_bytes()]);
+        self.number(b'$', source.len_bytes);
+        for (begin, len_bytes) in pieces(source.len_bytes, CHUNK_BYTES) {
+            let outgoing = &mut self.outgoing;
+            let copied = payload.copy_out(source.offset_bytes + begin, len_bytes, |bytes| {
+                if let Some(digest) = &mut digest {
+                    digest.update(bytes);
+                }
+                outgoing.extend_from_slice(bytes);
+            });
+            if let Err(errno) = copied {
+                return Err(self.lose(Trouble::Lost(format!("copying an object failed: {errno}"))));
             }
-            if written.is_ok() {
-                written = value.write_all(bytes);
-            }
-        });
-        drop(value);
-        copied
-            .map_err(io::Error::from)
-            .and(written)
-            .map_err(|error| Trouble::Lost(format!("copying an object failed: {error}")))?;
-        self.start(command, true);
+            self.send()?;
+        }
+        self.outgoing.extend_from_slice(b"\r\n");
         Ok(())
     }
 
-    fn start(&mut self, command: Cmd, is_value: bool) {
-        let mut redis = self.redis.clone();
-        // Each task gives its command to the crate's own one when it begins: their order is that on the wire.
-        self.owed.push_back(self.runtime.spawn(async move {
-            let answer = redis.send_packed_command(&command).await;
-            (answer, is_value.then_some(command))
-        }));
+    /// Sends what did not go out yet.
+    fn send(&mut self) -> Result<(), Trouble> {
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        let (stream, outgoing) = (&mut self.stream, &self.outgoing);
+        let sent = self.runtime.wait(&self.limit, async {
+            stream.write_all(outgoing).await?;
+            stream.flush().await
+        });
+        self.outgoing.clear();
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let trouble = self.last_words().unwrap_or_else(|| error.into());
+                Err(self.lose(trouble))
+            }
+            Err(cut) => Err(self.lose(Trouble::Cut(cut))),
+        }
     }
 
-    /// The next answer.
-    fn answer(&mut self) -> Result<Value, Trouble> {
-        let Some(oldest) = self.owed.pop_front() else {
-            return Err(Trouble::Lost("nothing was asked".to_owned()));
-        };
-        let answer = match self.runtime.wait(&self.limit, oldest) {
-            Ok(Ok((answer, value))) => {
-                self.values.extend(value);
-                answer.map_err(Trouble::from)
+    /// What a server said before it closed the connection.
+    fn last_words(&mut self) -> Option<Trouble> {
+        loop {
+            match self.answer() {
+                Ok(Answer::Done | Answer::Nothing) => {}
+                Ok(Answer::Value(len_bytes)) => self.body(len_bytes, |_| Ok(())).ok()?,
+                Err(Trouble::Refused(sentence)) => return Some(Trouble::Lost(sentence)),
+                Err(_) => return None,
             }
-            Ok(Err(_)) => Err(Trouble::Lost("a task panicked".to_owned())),
-            Err(cut) => Err(Trouble::Cut(cut)),
-        };
-        self.is_lost |= answer.is_err();
-        match answer? {
-            Value::ServerError(error) => Err(Trouble::Refused(format!(
-                "{} {}",
-                error.code(),
-                error.details().unwrap_or_default()
-            ))),
-            value => Ok(value),
+        }
+    }
+
+    fn lose(&mut self, trouble: Trouble) -> Trouble {
+        self.is_lost = true;
+        trouble
+    }
+
+    fn strange(&mut self, line: &[u8]) -> Trouble {
+        let shown = &line[..line.len().min(MOST_SHOWN_BYTES)];
+        self.lose(Trouble::Lost(format!(
+            "the server's answer begins with \"{}\", which is none to what it was asked",
+            shown.escape_ascii()
+        )))
+    }
+
+    /// The first line of the next answer, without its end.
+    fn line(&mut self) -> Result<Vec<u8>, Trouble> {
+        let mut line = Vec::new();
+        let mut most = (&mut self.stream).take(MOST_LINE_BYTES);
+        let read = self
+            .runtime
+            .wait(&self.limit, most.read_until(b'\n', &mut line));
+        match read {
+            Err(cut) => Err(self.lose(Trouble::Cut(cut))),
+            Ok(Err(error)) => Err(self.lose(error.into())),
+            Ok(Ok(_)) if line.ends_with(b"\r\n") => {
+                line.truncate(line.len() - 2);
+                Ok(line)
+            }
+            Ok(Ok(0)) => Err(self.lose(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            Ok(Ok(_)) => Err(self.strange(&line)),
+        }
+    }
+
+    /// The next answer; the bytes of a value are to be taken by [`Self::body`].
+    fn answer(&mut self) -> Result<Answer, Trouble> {
+        if self.owed == 0 {
+            return Err(Trouble::Lost("nothing was asked".to_owned()));
+        }
+        self.send()?;
+        let line = self.line()?;
+        self.owed -= 1;
+        let rest = line.get(1..).unwrap_or_default();
+        match line.first() {
+            Some(b'+' | b':') => Ok(Answer::Done),
+            Some(b'-') => Err(Trouble::Refused(
+                String::from_utf8_lossy(rest).escape_debug().to_string(),
+            )),
+            Some(b'$') if rest == b"-1" => Ok(Answer::Nothing),
+            Some(b'$') => match str::from_utf8(rest).ok().and_then(|text| text.parse().ok()) {
+                Some(len_bytes) => Ok(Answer::Value(len_bytes)),
+                None => Err(self.strange(&line)),
+            },
+            _ => Err(self.strange(&line)),
+        }
+    }
+
+    /// Gives the bytes of a value to `take` as they come.
+    fn body(
+        &mut self,
+        len_bytes: u64,
+        mut take: impl FnMut(&[u8]) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let mut left = len_bytes;
+        while left > 0 {
+            let bytes = match self.runtime.wait(&self.limit, self.stream.fill_buf()) {
+                Err(cut) => return Err(self.lose(Trouble::Cut(cut))),
+                Ok(Err(error)) => return Err(self.lose(error.into())),
+                Ok(Ok([])) => {
+                    return Err(self.lose(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                }
+                Ok(Ok(bytes)) => bytes,
+            };
+            let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let taken = take(&bytes[..count]);
+            self.stream.consume(count);
+            left -= count as u64;
+            taken.map_err(|trouble| self.lose(trouble))?;
+        }
+        match self.line()? {
+            end if end.is_empty() => Ok(()),
+            more => Err(self.strange(&more)),
         }
     }
 
     /// Takes answers until `left` are owed; the first that says no is the result.
     pub(super) fn settle(&mut self, left: usize) -> Result<(), Trouble> {
         let mut settled = Ok(());
-        while self.owed.len() > left {
+        while self.owed > left {
             match self.answer() {
-                Ok(_) => {}
+                Ok(Answer::Done | Answer::Nothing) => {}
+                Ok(Answer::Value(len_bytes)) => self.body(len_bytes, |_| Ok(()))?,
                 Err(Trouble::Refused(sentence)) => {
                     settled = settled.and(Err(Trouble::Refused(sentence)));
                 }
@@ -193,17 +312,56 @@ impl Connection {
         settled
     }
 
-    /// The bytes that were asked for; None if there is nothing of that name.
-    pub(super) fn value(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+    /// The length of the value that was asked for, whose bytes are next; None if there is nothing of that name.
+    fn len(&mut self) -> Result<Option<u64>, Trouble> {
         match self.answer()? {
-            Value::Nil => Ok(None),
-            Value::BulkString(bytes) => Ok(Some(bytes)),
-            _ => {
-                self.is_lost = true;
-                Err(Trouble::Lost(
-                    "the server answered a question for bytes with something else".to_owned(),
-                ))
-            }
+            Answer::Value(len_bytes) => Ok(Some(len_bytes)),
+            Answer::Nothing => Ok(None),
+            Answer::Done => Err(self.lose(Trouble::Lost(
+                "the server answered a question for bytes with something else".to_owned(),
+            ))),
         }
     }
+
+    /// The value that was asked for, as far as it may be a seal; None if there is nothing of that name.
+    pub(super) fn value(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+        let Some(len_bytes) = self.len()? else {
+            return Ok(None);
+        };
+        let mut kept = Vec::new();
+        self.body(len_bytes, |bytes| {
+            let room = MOST_KEPT_BYTES - kept.len();
+            kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Ok(())
+        })?;
+        Ok(Some(kept))
+    }
+
+    /// Takes the value that was asked for to the payload, as much of it as there is room for, summed on the way; how long it
+    /// is, None if there is nothing of that name.
+    pub(super) fn take(
+        &mut self,
+        payload: &PayloadBytes,
+        destination: PayloadRange,
+        digest: &mut Digest,
+    ) -> Result<Option<u64>, Trouble> {
+        let Some(len_bytes) = self.len()? else {
+            return Ok(None);
+        };
+        let (mut to, mut room) = (destination.offset_bytes, destination.len_bytes);
+        self.body(len_bytes, |bytes| {
+            let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+            digest.update(bytes);
+            payload
+                .copy_in(to, bytes)
+                .map_err(|errno| Trouble::Lost(format!("copying an object failed: {errno}")))?;
+            to += bytes.len() as u64;
+            room -= bytes.len() as u64;
+            Ok(())
+        })?;
+        Ok(Some(len_bytes))
+    }
 }
+
+#[cfg(test)]
+mod tests;

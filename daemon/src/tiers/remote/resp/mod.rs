@@ -1,5 +1,4 @@
 //! Objects in Redis, Valkey or what else speaks RESP: in pieces under names of their own, and the seal under the object's.
-//! The `redis` crate talks to the server.
 //!
 //! A value of Redis is sent whole, and nothing else of it is served meanwhile: hence pieces, which are asked for in parts.
 //! The thread of the tier that has an object talks over one connection, which it takes from those that are idle or makes.
@@ -19,13 +18,12 @@
 //! **The lock** guards the idle connections. Nothing waits while it is held.
 
 mod connection;
+mod server;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crc_fast::{CrcAlgorithm, Digest};
-use redis::io::tcp::TcpSettings;
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 
 use hostkv_shm_protocol::sum::Sum;
 
@@ -39,6 +37,7 @@ use crate::tiers::{PayloadRange, StoreObject};
 use crate::workers::PayloadBytes;
 
 use connection::{Connection, Trouble};
+use server::Server;
 
 /// A value of Redis.
 const PIECE_BYTES: u64 = 2 << 20;
@@ -52,7 +51,7 @@ const LOOKUP_WINDOW: usize = 64;
 
 /// A server that was reached.
 pub(super) struct Resp {
-    client: Client,
+    server: Server,
     prefix: String,
     payload: PayloadBytes,
     timeout: Duration,
@@ -102,9 +101,9 @@ impl Resp {
         };
         let unusable =
             |sentence: &str| unusable(&name, sentence, "check host, port, username and password");
-        let client = client_of(spec, password).map_err(|error| unusable(&error.to_string()))?;
+        let server = Server::of(spec, password).map_err(|error| unusable(&error.to_string()))?;
         let resp = Resp {
-            client,
+            server,
             prefix: spec.prefix.clone(),
             payload,
             timeout,
@@ -144,7 +143,7 @@ impl Resp {
                     connection.set_limit(limit.clone());
                     Ok(connection)
                 }
-                None => Connection::open(&self.client, limit.clone()),
+                None => Connection::open(&self.server, limit.clone()),
             };
             let result = connection.and_then(|mut connection| {
                 let result = work(&mut connection);
@@ -228,21 +227,20 @@ impl Resp {
         let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
         let mut to = destination.offset_bytes;
         for part in parts(len_bytes) {
-            let bytes = connection.value()?.unwrap_or_default();
-            // What is not there has no bytes.
-            if bytes.is_empty() && part.begin == 0 {
-                return Ok(Got::Absent);
-            }
-            if bytes.len() as u64 != part.len_bytes {
-                return Ok(Got::Damaged);
+            let destination = PayloadRange {
+                offset_bytes: to,
+                len_bytes: part.len_bytes,
+            };
+            let taken = connection.take(&self.payload, destination, &mut digest)?;
+            match taken.unwrap_or_default() {
+                // What is not there has no bytes.
+                0 if part.begin == 0 => return Ok(Got::Absent),
+                len_bytes if len_bytes != part.len_bytes => return Ok(Got::Damaged),
+                _ => {}
             }
             if let Some(part) = next.next() {
                 ask(connection, part);
             }
-            digest.update(&bytes);
-            self.payload
-                .copy_in(to, &bytes)
-                .map_err(|errno| Trouble::Lost(format!("copying an object failed: {errno}")))?;
             to += part.len_bytes;
         }
         let sum = Sum::of_checksum(digest.finalize());
@@ -324,36 +322,6 @@ impl Objects for Resp {
     fn end(&self) {
         self.ending.tell();
     }
-}
-
-/// How the crate is to reach a server.
-fn client_of(spec: &RespSpec, password: Option<String>) -> RedisResult<Client> {
-    let address = match &spec.place {
-        RespPlace::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        RespPlace::Tcp { host, port } if spec.is_tls => {
-            // The provider of the whole process; it says no when there is one, which is as good.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: false,
-                tls_params: None,
-            }
-        }
-        RespPlace::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
-    };
-    let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if let Some(username) = &spec.username {
-        login = login.set_username(username);
-    }
-    if let Some(password) = password {
-        login = login.set_password(password);
-    }
-    let info = address
-        .into_connection_info()?
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true))
-        .set_redis_settings(login);
-    Client::open(info)
 }
 
 fn piece_path(path: &str, number: u64) -> String {

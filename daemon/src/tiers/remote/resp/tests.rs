@@ -94,11 +94,11 @@ fn commands_go_out_in_their_order() {
         }
         names
     });
-    let client = client_of(&spec, None).unwrap();
+    let place = Server::of(&spec, None).unwrap();
     let names: Vec<String> = (0..commands).map(|number| number.to_string()).collect();
     let ending = Ending::new();
     let limit = ending.or_within(Duration::from_secs(30));
-    let mut connection = Connection::open(&client, limit).unwrap();
+    let mut connection = Connection::open(&place, limit).unwrap();
     for name in &names {
         connection.command(&[b"GET", name.as_bytes()]);
     }
