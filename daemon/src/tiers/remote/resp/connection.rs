@@ -17,6 +17,7 @@
 //! Source: Redis serialization protocol specification, version 2.
 
 use std::io;
+use std::time::Duration;
 
 use crc_fast::Digest;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -129,10 +130,14 @@ impl Connection {
         self.owed += 1;
         self.number(b'*', count as u64);
         for word in words {
-            self.number(b'$', word.len() as u64);
-            self.outgoing.extend_from_slice(word);
-            self.outgoing.extend_from_slice(b"\r\n");
+            self.word(word);
         }
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        self.number(b'$', word.len() as u64);
+        self.outgoing.extend_from_slice(word);
+        self.outgoing.extend_from_slice(b"\r\n");
     }
 
     fn number(&mut self, kind: u8, number: u64) {
@@ -153,15 +158,17 @@ impl Connection {
         ]);
     }
 
-    /// Sends bytes of the payload to be stored under `path`, summed on the way if `digest` is there.
+    /// Sends bytes of the payload to be stored under `path`, for so long if nothing makes them stay; summed on the way if
+    /// `digest` is there.
     pub(super) fn set(
         &mut self,
         path: &str,
         payload: &PayloadBytes,
         source: PayloadRange,
+        expiry: Duration,
         mut digest: Option<&mut Digest>,
     ) -> Result<(), Trouble> {
-        self.begin(3, &[b"SET", path.as_bytes()]);
+        self.begin(5, &[b"SET", path.as_bytes()]);
         self.number(b'$', source.len_bytes);
         for (begin, len_bytes) in pieces(source.len_bytes, CHUNK_BYTES) {
             let outgoing = &mut self.outgoing;
@@ -177,6 +184,8 @@ impl Connection {
             self.send()?;
         }
         self.outgoing.extend_from_slice(b"\r\n");
+        self.word(b"EX");
+        self.word(expiry.as_secs().to_string().as_bytes());
         Ok(())
     }
 

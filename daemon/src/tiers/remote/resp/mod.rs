@@ -6,14 +6,17 @@
 //! [`WINDOW`] pieces or parts of an object are on their way, so a connection has not much private memory.
 //!
 //! ```text
-//!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... SET seal
+//!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... then in one write: PERSIST pieces, SET seal
 //!   load    GET seal, GETRANGE of piece 0, GETRANGE of piece 0, ... GETRANGE of piece 1, ...
 //!   find    GET seal, GET seal, ...
 //! ```
 //!
 //! Redis carries out the commands of one connection in their order, so a seal is never there before its pieces. A connection
-//! that the server closed while it was idle is replaced, and what was asked over it is asked again, once. Pieces of a store
-//! whose connection is lost have no seal: they stay until the object is stored again, or the server evicts them.
+//! that the server closed while it was idle is replaced, and what was asked over it is asked again, once.
+//!
+//! Pieces expire until all of them are there and the seal goes out: those of a store that was cut off, as by a daemon's death,
+//! have no seal and would be found by nobody. Where two hosts store one object at a time and one of them is cut off, the
+//! other's pieces may expire below their seal; that is a miss, which removes the seal.
 //!
 //! **The lock** guards the idle connections. Nothing waits while it is held.
 
@@ -44,6 +47,8 @@ const PIECE_BYTES: u64 = 2 << 20;
 /// What is asked for at a time: the memory that the answer goes through is used again and again, as that of a whole piece
 /// would not be.
 const PART_BYTES: u64 = 512 << 10;
+/// How long pieces without a seal stay beyond the longest store.
+const PIECES_OUTLIVE: Duration = Duration::from_secs(60);
 /// Pieces or parts of one object that are on their way at a time.
 const WINDOW: usize = 2;
 /// Keys of one lookup that are asked for at a time.
@@ -194,8 +199,12 @@ impl Resp {
                 &piece_path(path, number),
                 &self.payload,
                 piece,
+                self.timeout + PIECES_OUTLIVE,
                 is_summed.then_some(&mut digest),
             )?;
+        }
+        for number in 0..source.len_bytes.div_ceil(PIECE_BYTES) {
+            connection.command(&[b"PERSIST", piece_path(path, number).as_bytes()]);
         }
         connection.command(&[b"SET", path.as_bytes(), &seal_of(object, digest)]);
         connection.settle(0)

@@ -125,25 +125,25 @@ fn words(stream: &mut impl BufRead) -> Option<Vec<Vec<u8>>> {
     Some(words)
 }
 
-/// Who finds a seal takes its pieces for whole.
+/// Who finds a seal takes its pieces for whole; pieces whose store was cut off are to go by themselves.
 #[test]
-fn the_pieces_of_an_object_go_out_bit_for_bit_and_its_seal_behind_them() {
+fn the_pieces_of_an_object_go_out_bit_for_bit_to_expire_until_its_seal_goes_out_behind_them() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let spec = spec(listener.local_addr().unwrap().port());
     let server = std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut commands = BufReader::new(stream.try_clone().unwrap());
-        let mut sets = Vec::new();
+        let mut came = Vec::new();
         while let Some(words) = words(&mut commands) {
             let is_set = words[0] == b"SET";
             (&stream)
                 .write_all(if is_set { b"+OK\r\n" } else { b"$-1\r\n" })
                 .unwrap();
-            if let (true, [_, name, value]) = (is_set, &words[..]) {
-                sets.push((String::from_utf8(name.clone()).unwrap(), value.clone()));
+            if words[0] != b"GET" {
+                came.push(words);
             }
         }
-        sets
+        came
     });
     let len_bytes = PIECE_BYTES + 24;
     let mut payload: Vec<u64> = (0..len_bytes / 8).collect();
@@ -163,16 +163,35 @@ fn the_pieces_of_an_object_go_out_bit_for_bit_and_its_seal_behind_them() {
     };
     assert_eq!(resp.put(&object), Ok(Put::Stored));
     drop(resp);
-    let sets = server.join().unwrap();
+    let came = server.join().unwrap();
     let path = key.to_string();
-    let names: Vec<&str> = sets.iter().map(|(name, _)| name.as_str()).collect();
     let (first, second) = (piece_path(&path, 0), piece_path(&path, 1));
-    assert_eq!(names, [PROBE, &first, &second, &path]);
+    // With a value: its name, and what follows it; without one, its words.
+    let text = |word: &Vec<u8>| String::from_utf8(word.clone()).unwrap();
+    let shapes: Vec<String> = came
+        .iter()
+        .map(|words| {
+            let is_value = |at: &usize| *at != 2;
+            let kept = (0..words.len()).filter(is_value).map(|at| &words[at]);
+            kept.map(text).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    assert_eq!(
+        shapes,
+        [
+            format!("SET {PROBE}"),
+            format!("SET {first} EX 90"),
+            format!("SET {second} EX 90"),
+            format!("PERSIST {first}"),
+            format!("PERSIST {second}"),
+            format!("SET {path}"),
+        ]
+    );
     assert!(
-        [&sets[1].1[..], &sets[2].1].concat() == bytes,
+        [&came[1][2][..], &came[2][2]].concat() == bytes,
         "other bytes"
     );
-    let seal = Seal::of(&sets[3].1, &key, len_bytes).unwrap();
+    let seal = Seal::of(&came[5][2], &key, len_bytes).unwrap();
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
     digest.update(&bytes);
     assert_eq!(seal.sum, Sum::of_checksum(digest.finalize()));

@@ -140,7 +140,9 @@ fn what_a_server_says_before_it_closes_the_connection_is_the_trouble() {
         offset_bytes: 0,
         len_bytes,
     };
-    let Err(Trouble::Lost(sentence)) = connection.set("x", &payload, source, None) else {
+    let Err(Trouble::Lost(sentence)) =
+        connection.set("x", &payload, source, Duration::from_secs(1), None)
+    else {
         panic!("a value went out that nobody takes");
     };
     assert_eq!(sentence, "ERR Protocol error: invalid bulk length");
