@@ -116,6 +116,24 @@ fn a_user_who_needs_no_password_logs_in() {
     assert!(Pool::try_open(&[redis.spec("")]).is_err());
 }
 
+#[test]
+fn a_user_with_the_rights_that_the_guide_names_stores_loads_and_removes() {
+    let users = "--user default off --user alice on >hunter2 ~hostkv/* -@all +get +getrange +set +persist +del --user root on nopass ~* +@all";
+    let users: Vec<&str> = users.split(' ').collect();
+    let Some(redis) = Redis::start(&users) else {
+        return;
+    };
+    let mut pool = Pool::open(&[redis.spec(r#", "username": "alice", "password": "hunter2""#)]);
+    assert!(pool.store(1, range(0, LEN)).has(0));
+    assert_eq!(pool.load(1, 0, range(0, LEN)), Some(0));
+    // An object that is not whole is removed by who finds it.
+    let root = |words: &[&str]| redis.cli(&[&["--user", "root", "--pass", "x"], words].concat());
+    let piece = format!("hostkv/{}.1", key(1));
+    assert_eq!(root(&["DEL", &piece]).trim(), "1");
+    assert_eq!(pool.load(1, 0, range(0, LEN)), None);
+    assert_eq!(root(&["KEYS", &format!("*{}*", key(1))]).trim(), "");
+}
+
 /// The server closes the connection in the middle of a value.
 #[test]
 fn a_redis_that_takes_no_value_so_long_is_a_failed_store_and_goes_on_with_shorter_ones() {
