@@ -92,6 +92,13 @@ impl Background {
         let Some(runtime) = &self.runtime else {
             return Err(Cut::Ending);
         };
+        // Here, too: work that never has to wait is seen to its end by what follows.
+        if *limit.ending.borrow() {
+            return Err(Cut::Ending);
+        }
+        if Instant::now() >= limit.until {
+            return Err(Cut::TooLate);
+        }
         let mut ending = limit.ending.clone();
         runtime.block_on(async {
             let mut work = pin!(tokio::time::timeout_at(limit.until.into(), work));
@@ -129,6 +136,19 @@ mod tests {
         let background = Background::start(None).unwrap();
         let waited = background.wait(&limit, std::future::pending::<()>());
         assert_eq!(waited, Err(Cut::TooLate));
+    }
+
+    #[test]
+    fn work_that_is_ready_at_once_begins_within_its_deadline_and_before_the_end_only() {
+        let ending = Ending::new();
+        let background = Background::start(None).unwrap();
+        let late = ending.or_within(Duration::ZERO);
+        let ready = || std::future::ready(());
+        assert_eq!(background.wait(&late, ready()), Err(Cut::TooLate));
+        let early = ending.or_within(Duration::from_secs(30));
+        assert_eq!(background.wait(&early, ready()), Ok(()));
+        ending.tell();
+        assert_eq!(background.wait(&early, ready()), Err(Cut::Ending));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!
 //! | first byte | answer |
 //! |---|---|
-//! | `+`, `:` | a word, a number: it is done |
+//! | `+` | a word: it is done |
+//! | `:` | a number: it is done, so often |
 //! | `-` | a sentence: it is not |
 //! | `$` | a length, then as many bytes and CR LF; -1: there is nothing |
 //!
@@ -37,12 +38,16 @@ const MOST_LINE_BYTES: u64 = 64 << 10;
 const MOST_KEPT_BYTES: usize = SEAL_BYTES;
 /// What is shown of an answer that is none.
 const MOST_SHOWN_BYTES: usize = 60;
+/// What is told of a server's sentence.
+const MOST_TOLD_CHARS: usize = 300;
 
 /// Why something did not work.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// The server says no; the connection goes on.
     Refused(String),
+    /// The server evicted a part of what is being stored; the connection goes on.
+    Evicted,
     /// The server closed the connection.
     Closed(String),
     /// The connection is of no use for another reason, or there is none.
@@ -65,10 +70,30 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// A server's sentence as it is told: some give a command's words back, however long.
+fn told(sentence: &[u8]) -> String {
+    let sentence = String::from_utf8_lossy(sentence);
+    let plain = |char: char| if char.is_control() { ' ' } else { char };
+    sentence.chars().take(MOST_TOLD_CHARS).map(plain).collect()
+}
+
+/// A server that knows no such login gives its words back, the password among them: only its first word is told.
+fn without_the_password(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Refused(sentence) => Trouble::Refused(format!(
+            "the server refuses the login ({})",
+            sentence.split(' ').next().unwrap_or_default()
+        )),
+        other => other,
+    }
+}
+
 /// What a server says to a command that it carried out.
 enum Answer {
     /// Done.
     Done,
+    /// Done, so often.
+    Count(u64),
     /// This many bytes are next.
     Value(u64),
     /// There is no such value.
@@ -105,7 +130,7 @@ impl Connection {
         };
         if let Some(words) = server.login() {
             connection.command(&words);
-            connection.settle(0)?;
+            connection.settle(0).map_err(without_the_password)?;
         }
         Ok(connection)
     }
@@ -214,7 +239,7 @@ impl Connection {
     fn last_words(&mut self) -> Option<Trouble> {
         loop {
             match self.answer() {
-                Ok(Answer::Done | Answer::Nothing) => {}
+                Ok(Answer::Done | Answer::Count(_) | Answer::Nothing) => {}
                 Ok(Answer::Value(len_bytes)) => self.body(len_bytes, |_| Ok(())).ok()?,
                 Err(Trouble::Refused(sentence)) => return Some(Trouble::Lost(sentence)),
                 Err(_) => return None,
@@ -263,16 +288,13 @@ impl Connection {
         let line = self.line()?;
         self.owed -= 1;
         let rest = line.get(1..).unwrap_or_default();
-        match line.first() {
-            Some(b'+' | b':') => Ok(Answer::Done),
-            Some(b'-') => Err(Trouble::Refused(
-                String::from_utf8_lossy(rest).escape_debug().to_string(),
-            )),
-            Some(b'$') if rest == b"-1" => Ok(Answer::Nothing),
-            Some(b'$') => match str::from_utf8(rest).ok().and_then(|text| text.parse().ok()) {
-                Some(len_bytes) => Ok(Answer::Value(len_bytes)),
-                None => Err(self.strange(&line)),
-            },
+        let number = || str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+        match (line.first(), number()) {
+            (Some(b'+'), _) => Ok(Answer::Done),
+            (Some(b':'), Some(count)) => Ok(Answer::Count(count)),
+            (Some(b'-'), _) => Err(Trouble::Refused(told(rest))),
+            (Some(b'$'), Some(len_bytes)) => Ok(Answer::Value(len_bytes)),
+            (Some(b'$'), None) if rest == b"-1" => Ok(Answer::Nothing),
             _ => Err(self.strange(&line)),
         }
     }
@@ -310,7 +332,7 @@ impl Connection {
         let mut settled = Ok(());
         while self.owed > left {
             match self.answer() {
-                Ok(Answer::Done | Answer::Nothing) => {}
+                Ok(Answer::Done | Answer::Count(_) | Answer::Nothing) => {}
                 Ok(Answer::Value(len_bytes)) => self.body(len_bytes, |_| Ok(()))?,
                 Err(Trouble::Refused(sentence)) => {
                     settled = settled.and(Err(Trouble::Refused(sentence)));
@@ -326,10 +348,22 @@ impl Connection {
         match self.answer()? {
             Answer::Value(len_bytes) => Ok(Some(len_bytes)),
             Answer::Nothing => Ok(None),
-            Answer::Done => Err(self.lose(Trouble::Lost(
-                "the server answered a question for bytes with something else".to_owned(),
-            ))),
+            Answer::Done | Answer::Count(_) => Err(self.another("bytes")),
         }
+    }
+
+    /// The number that was asked for.
+    pub(super) fn count(&mut self) -> Result<u64, Trouble> {
+        match self.answer()? {
+            Answer::Count(count) => Ok(count),
+            Answer::Done | Answer::Nothing | Answer::Value(_) => Err(self.another("a number")),
+        }
+    }
+
+    fn another(&mut self, what: &str) -> Trouble {
+        self.lose(Trouble::Lost(format!(
+            "the server answered a question for {what} with something else"
+        )))
     }
 
     /// The value that was asked for, as far as it may be a seal; None if there is nothing of that name.

@@ -6,7 +6,7 @@
 //! [`WINDOW`] pieces or parts of an object are on their way, so a connection has not much private memory.
 //!
 //! ```text
-//!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... then in one write: PERSIST pieces, SET seal
+//!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... SET seal ──> PERSIST and EXISTS of all
 //!   load    GET seal, GETRANGE of piece 0, GETRANGE of piece 0, ... GETRANGE of piece 1, ...
 //!   find    GET seal, GET seal, ...
 //! ```
@@ -14,9 +14,9 @@
 //! Redis carries out the commands of one connection in their order, so a seal is never there before its pieces. A connection
 //! that the server closed while it was idle is replaced, and what was asked over it is asked again, once.
 //!
-//! Pieces expire until all of them are there and the seal goes out: those of a store that was cut off, as by a daemon's death,
-//! have no seal and would be found by nobody. Where two hosts store one object at a time and one of them is cut off, the
-//! other's pieces may expire below their seal; that is a miss, which removes the seal.
+//! Pieces and seal expire until all of them are there, so that nothing stays of a store that was cut off, as by a daemon's
+//! death. Where an object is stored twice at a time, by two hosts or by one that came too late the first time, what is cut
+//! off takes the other with it; that is a miss, and whoever finds a seal without pieces removes it.
 //!
 //! **The lock** guards the idle connections. Nothing waits while it is held.
 
@@ -47,8 +47,8 @@ const PIECE_BYTES: u64 = 2 << 20;
 /// What is asked for at a time: the memory that the answer goes through is used again and again, as that of a whole piece
 /// would not be.
 const PART_BYTES: u64 = 512 << 10;
-/// How long pieces without a seal stay beyond the longest store.
-const PIECES_OUTLIVE: Duration = Duration::from_secs(60);
+/// How long what is not whole stays beyond the longest store.
+const OUTLIVES: Duration = Duration::from_secs(60);
 /// Pieces or parts of one object that are on their way at a time.
 const WINDOW: usize = 2;
 /// Keys of one lookup that are asked for at a time.
@@ -172,6 +172,9 @@ impl Resp {
         match trouble {
             // Redis beyond `maxmemory`.
             Trouble::Refused(sentence) if sentence.starts_with("OOM") => Fault::full(sentence),
+            Trouble::Evicted => {
+                Fault::full("the server evicted a part of an object before all of it was there")
+            }
             Trouble::Refused(sentence) | Trouble::Closed(sentence) | Trouble::Lost(sentence) => {
                 Fault::error(sentence)
             }
@@ -199,15 +202,20 @@ impl Resp {
                 &piece_path(path, number),
                 &self.payload,
                 piece,
-                self.timeout + PIECES_OUTLIVE,
+                self.expiry(),
                 is_summed.then_some(&mut digest),
             )?;
         }
-        for number in 0..source.len_bytes.div_ceil(PIECE_BYTES) {
-            connection.command(&[b"PERSIST", piece_path(path, number).as_bytes()]);
-        }
-        connection.command(&[b"SET", path.as_bytes(), &seal_of(object, digest)]);
-        connection.settle(0)
+        let expiry_s = self.expiry().as_secs().to_string();
+        let seal = seal_of(object, digest);
+        connection.command(&[b"SET", path.as_bytes(), &seal, b"EX", expiry_s.as_bytes()]);
+        connection.settle(0)?;
+        keep(connection, path, source.len_bytes)
+    }
+
+    /// How long what is stored stays if nothing makes it.
+    fn expiry(&self) -> Duration {
+        self.timeout + OUTLIVES
     }
 
     /// Takes an object; answers may be left over.
@@ -285,10 +293,12 @@ impl Objects for Resp {
                 return Ok(Put::Known);
             }
             let sent = self.send(connection, &path, object);
-            if matches!(sent, Err(Trouble::Refused(_))) {
-                // Pieces without a seal are found by nobody and would stay.
+            if matches!(sent, Err(Trouble::Refused(_) | Trouble::Evicted)) {
+                // What is told is why it was not stored, whatever comes of this; what it leaves expires.
                 let _ = connection.settle(0);
-                remove(connection, &path, len_bytes)?;
+                if connection.is_quiet() {
+                    let _ = remove(connection, &path, len_bytes);
+                }
             }
             sent.map(|()| Put::Stored)
         })
@@ -344,6 +354,24 @@ fn len_of(connection: &mut Connection, key: &TierKey) -> Result<Option<u64>, Tro
     Ok(seal
         .filter(|seal| seal.key == *key)
         .map(|seal| seal.len_bytes))
+}
+
+/// Lets an object stay that was stored to expire; whether all of it is there still.
+fn keep(connection: &mut Connection, path: &str, len_bytes: u64) -> Result<(), Trouble> {
+    let pieces = (0..len_bytes.div_ceil(PIECE_BYTES)).map(|number| piece_path(path, number));
+    let names: Vec<String> = pieces.chain([path.to_owned()]).collect();
+    for name in &names {
+        connection.command(&[b"PERSIST", name.as_bytes()]);
+    }
+    let mut words: Vec<&[u8]> = vec![b"EXISTS"];
+    words.extend(names.iter().map(|name| name.as_bytes()));
+    connection.command(&words);
+    connection.settle(1)?;
+    // A server that evicts what expires evicts this first.
+    match connection.count()? == names.len() as u64 {
+        true => Ok(()),
+        false => Err(Trouble::Evicted),
+    }
 }
 
 /// Removes an object of this length.

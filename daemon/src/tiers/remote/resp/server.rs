@@ -92,11 +92,16 @@ fn server_name(host: &str) -> io::Result<ServerName<'static>> {
 /// Trusts whom this host trusts.
 fn tls_connector() -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(io::Error::other(
-            "this host trusts no certificate; install ca-certificates or name a file by SSL_CERT_FILE",
-        ));
+        let why = match found.errors.first() {
+            Some(error) => format!("its certificates can't be read: {error}"),
+            None => "this host trusts no certificate".to_owned(),
+        };
+        return Err(io::Error::other(format!(
+            "{why}; install ca-certificates or name a file that hostkvd may read by SSL_CERT_FILE"
+        )));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

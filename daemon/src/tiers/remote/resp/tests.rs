@@ -1,8 +1,10 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::ptr::NonNull;
+use std::thread::JoinHandle;
 
 use super::*;
+use crate::tiers::figures::FailureReason;
 
 /// A server that takes one connection after the other, each for as many commands as it has answers, of one line a word.
 fn server(connections: &'static [&'static [&'static str]]) -> RespSpec {
@@ -125,33 +127,37 @@ fn words(stream: &mut impl BufRead) -> Option<Vec<Vec<u8>>> {
     Some(words)
 }
 
-/// Who finds a seal takes its pieces for whole; pieces whose store was cut off are to go by themselves.
-#[test]
-fn the_pieces_of_an_object_go_out_bit_for_bit_to_expire_until_its_seal_goes_out_behind_them() {
+/// A server of one connection that answers a command by its words as `answer` says, and closes it where that says nothing; all
+/// commands that came, in their order.
+fn answering(
+    answer: impl Fn(&[Vec<u8>]) -> Option<&'static str> + Send + 'static,
+) -> (RespSpec, JoinHandle<Vec<Vec<Vec<u8>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let spec = spec(listener.local_addr().unwrap().port());
     let server = std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut commands = BufReader::new(stream.try_clone().unwrap());
         let mut came = Vec::new();
-        while let Some(words) = words(&mut commands) {
-            let is_set = words[0] == b"SET";
-            (&stream)
-                .write_all(if is_set { b"+OK\r\n" } else { b"$-1\r\n" })
-                .unwrap();
-            if words[0] != b"GET" {
-                came.push(words);
-            }
+        while let Some(words) = words(&mut commands)
+            && let Some(answer) = answer(&words)
+        {
+            (&stream).write_all(answer.as_bytes()).unwrap();
+            came.push(words);
         }
         came
     });
+    (spec, server)
+}
+
+/// Stores an object of two pieces; its key and bytes, and what came of it.
+fn put(spec: &RespSpec) -> (TierKey, Vec<u8>, Result<Put, Fault>) {
     let len_bytes = PIECE_BYTES + 24;
     let mut payload: Vec<u64> = (0..len_bytes / 8).collect();
     let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let base = NonNull::new(payload.as_mut_ptr().cast()).unwrap();
     // SAFETY: `payload` outlives the tier.
     let payload_bytes = unsafe { PayloadBytes::new(base, len_bytes) };
-    let resp = Resp::open(&spec, Duration::from_secs(30), payload_bytes).unwrap();
+    let resp = Resp::open(spec, Duration::from_secs(30), payload_bytes).unwrap();
     let key = TierKey::from_bytes([7; 32]);
     let object = StoreObject {
         key,
@@ -161,40 +167,112 @@ fn the_pieces_of_an_object_go_out_bit_for_bit_to_expire_until_its_seal_goes_out_
         },
         sum: None,
     };
-    assert_eq!(resp.put(&object), Ok(Put::Stored));
-    drop(resp);
+    let put = resp.put(&object);
+    (key, bytes, put)
+}
+
+/// The words of a command but its value.
+fn shape(words: &[Vec<u8>]) -> String {
+    let is_set = words[0] == b"SET";
+    let kept = words
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !(is_set && *at == 2));
+    let texts: Vec<&str> = kept
+        .map(|(_, word)| str::from_utf8(word).unwrap())
+        .collect();
+    texts.join(" ")
+}
+
+/// Who finds a seal takes its pieces for whole; what is left of a store that was cut off is to go by itself.
+#[test]
+fn an_object_goes_out_bit_for_bit_to_expire_its_seal_behind_its_pieces_until_all_of_it_is_there() {
+    let (spec, server) = answering(|words| {
+        Some(match &words[0][..] {
+            b"SET" => "+OK\r\n",
+            b"EXISTS" => ":3\r\n",
+            b"PERSIST" => ":1\r\n",
+            _ => "$-1\r\n",
+        })
+    });
+    let (key, bytes, put) = put(&spec);
+    assert_eq!(put, Ok(Put::Stored));
     let came = server.join().unwrap();
     let path = key.to_string();
     let (first, second) = (piece_path(&path, 0), piece_path(&path, 1));
-    // With a value: its name, and what follows it; without one, its words.
-    let text = |word: &Vec<u8>| String::from_utf8(word.clone()).unwrap();
-    let shapes: Vec<String> = came
-        .iter()
-        .map(|words| {
-            let is_value = |at: &usize| *at != 2;
-            let kept = (0..words.len()).filter(is_value).map(|at| &words[at]);
-            kept.map(text).collect::<Vec<_>>().join(" ")
-        })
-        .collect();
+    let shapes: Vec<String> = came.iter().map(|words| shape(words)).collect();
     assert_eq!(
         shapes,
         [
             format!("SET {PROBE}"),
+            format!("GET {PROBE}"),
+            format!("GET {path}"),
             format!("SET {first} EX 90"),
             format!("SET {second} EX 90"),
+            format!("SET {path} EX 90"),
             format!("PERSIST {first}"),
             format!("PERSIST {second}"),
-            format!("SET {path}"),
+            format!("PERSIST {path}"),
+            format!("EXISTS {first} {second} {path}"),
         ]
     );
     assert!(
-        [&came[1][2][..], &came[2][2]].concat() == bytes,
+        [&came[3][2][..], &came[4][2]].concat() == bytes,
         "other bytes"
     );
-    let seal = Seal::of(&came[5][2], &key, len_bytes).unwrap();
+    let seal = Seal::of(&came[5][2], &key, bytes.len() as u64).unwrap();
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
     digest.update(&bytes);
     assert_eq!(seal.sum, Sum::of_checksum(digest.finalize()));
+}
+
+/// As Redis does that evicts what expires.
+#[test]
+fn an_object_of_which_a_part_was_evicted_on_the_way_is_removed_and_the_server_full() {
+    let (spec, server) = answering(|words| {
+        Some(match &words[0][..] {
+            b"SET" => "+OK\r\n",
+            b"EXISTS" => ":2\r\n",
+            b"PERSIST" | b"DEL" => ":1\r\n",
+            _ => "$-1\r\n",
+        })
+    });
+    let (_, _, put) = put(&spec);
+    assert_eq!(put.unwrap_err().reason, FailureReason::Full);
+    let came = server.join().unwrap();
+    assert_eq!(came.iter().filter(|words| words[0] == b"DEL").count(), 3);
+}
+
+#[test]
+fn why_an_object_was_refused_is_told_also_when_what_was_stored_of_it_can_not_be_removed() {
+    let (spec, server) = answering(|words| match &words[0][..] {
+        b"SET" if words[1].ends_with(b".1") => Some("-OOM command not allowed\r\n"),
+        b"SET" => Some("+OK\r\n"),
+        b"DEL" => None,
+        _ => Some("$-1\r\n"),
+    });
+    let (_, _, put) = put(&spec);
+    assert_eq!(put, Err(Fault::full("OOM command not allowed")));
+    assert!(
+        server
+            .join()
+            .unwrap()
+            .iter()
+            .all(|words| words[0] != b"PERSIST")
+    );
+}
+
+/// As Redis does where `AUTH` is another command.
+#[test]
+fn a_server_that_gives_the_words_of_a_login_back_lets_nobody_see_the_password() {
+    let (mut spec, _server) = answering(|_| Some("-ERR unknown command, args: 'hunter2'\r\n"));
+    spec.password = Some(Password::Text("hunter2".to_owned()));
+    // SAFETY: nothing of it is read or written.
+    let payload = unsafe { PayloadBytes::new(NonNull::dangling(), 0) };
+    let opened = Resp::open(&spec, Duration::from_secs(30), payload);
+    let sentence = opened.err().unwrap().sentence;
+    assert!(sentence.contains("refuses the login (ERR)"), "{sentence}");
+    assert!(!sentence.contains("hunter2"), "{sentence}");
 }
 
 #[test]

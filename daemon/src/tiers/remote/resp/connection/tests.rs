@@ -69,7 +69,8 @@ fn answers_are_the_same_in_whatever_pieces_they_come() {
             panic!("an answer that says no is one");
         };
         assert_eq!(sentence, "ERR no");
-        connection.settle(1).unwrap();
+        connection.settle(2).unwrap();
+        assert_eq!(connection.count().unwrap(), 12);
         assert!(!connection.is_quiet());
         assert_eq!(connection.value().unwrap(), Some(b"\r\n".to_vec()));
         assert!(connection.is_quiet());
@@ -79,7 +80,9 @@ fn answers_are_the_same_in_whatever_pieces_they_come() {
 #[test]
 fn an_answer_that_is_none_ends_the_connection_with_one_short_sentence() {
     let endless = vec![b'+'; 2 * MOST_LINE_BYTES as usize];
-    let answers: [&[u8]; 10] = [
+    let answers: [&[u8]; 12] = [
+        b":\r\n",
+        b":-1\r\n",
         b"what\r\n",
         b"\r\n",
         b"+OK\n",
@@ -101,6 +104,41 @@ fn an_answer_that_is_none_ends_the_connection_with_one_short_sentence() {
         assert!(!sentence.contains(char::is_control), "{sentence:?}");
         assert!(!connection.is_quiet());
     }
+}
+
+#[test]
+fn a_sentence_of_the_server_is_told_in_one_line_and_not_without_end() {
+    let answer = format!("-ERR no 'get' {}\r\n", "x\x1b\r\u{85}".repeat(1000));
+    let (mut connection, _ending) = connection(answer.as_bytes(), 1 << 20, Then::Waits);
+    connection.command(&[b"GET", b"x"]);
+    let Err(Trouble::Refused(sentence)) = connection.value() else {
+        panic!("it says no");
+    };
+    assert!(sentence.starts_with("ERR no 'get' x"), "{sentence}");
+    assert_eq!(sentence.chars().count(), MOST_TOLD_CHARS);
+    assert!(!sentence.contains(char::is_control), "{sentence:?}");
+    assert!(connection.is_quiet());
+}
+
+/// Each piece of it is there when it is asked for: nothing of it has to be waited for.
+#[test]
+fn a_value_without_end_is_given_up_at_the_deadline() {
+    let mut answers = b"$18446744073709551615\r\n".to_vec();
+    answers.resize(64 << 20, 0);
+    let (mut connection, ending) = connection(&answers, 1 << 20, Then::Waits);
+    connection.set_limit(ending.or_within(Duration::from_millis(100)));
+    connection.command(&[b"GET", b"x"]);
+    let Ok(Answer::Value(len_bytes)) = connection.answer() else {
+        panic!("a value is one");
+    };
+    let mut taken = 0;
+    let end = connection.body(len_bytes, |bytes| {
+        taken += bytes.len();
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    assert!(matches!(end, Err(Trouble::Cut(Cut::TooLate))), "{end:?}");
+    assert!(taken < answers.len() / 2, "{taken}");
 }
 
 #[test]
