@@ -134,8 +134,9 @@ fn a_flood_of_connections_stops_scrapes_only_while_they_send_their_head() {
             let mut times = Vec::new();
             let mut displaced_count = 0;
             while Instant::now() < end {
-                let began = Instant::now();
                 let mut stream = connect(endpoint.local_addr());
+                // From here on: who finds the kernel's queue full connects again a second later.
+                let began = Instant::now();
                 let mut answer = Vec::new();
                 // As long as its head is not there, a scrape can be displaced like anybody else; from then
                 // on it is answered in full.
