@@ -118,7 +118,7 @@ fn a_user_who_needs_no_password_logs_in() {
 
 #[test]
 fn a_user_with_the_rights_that_the_guide_names_stores_loads_and_removes() {
-    let users = "--user default off --user alice on >hunter2 ~hostkv/* -@all +get +getrange +set +persist +exists +del --user root on nopass ~* +@all";
+    let users = "--user default off --user alice on >hunter2 ~hostkv/* -@all +get +set +persist +exists +del --user root on nopass ~* +@all";
     let users: Vec<&str> = users.split(' ').collect();
     let Some(redis) = Redis::start(&users) else {
         return;

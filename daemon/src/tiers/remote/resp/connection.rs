@@ -172,17 +172,6 @@ impl Connection {
         self.outgoing.extend_from_slice(b"\r\n");
     }
 
-    /// Asks for `len_bytes` of what is stored under `path`, from `begin` on; answered with what is there of them.
-    pub(super) fn ask(&mut self, path: &str, begin: u64, len_bytes: u64) {
-        let (first, last) = (begin.to_string(), (begin + len_bytes - 1).to_string());
-        self.command(&[
-            b"GETRANGE",
-            path.as_bytes(),
-            first.as_bytes(),
-            last.as_bytes(),
-        ]);
-    }
-
     /// Sends bytes of the payload to be stored under `path`, for so long if nothing makes them stay; summed on the way if
     /// `digest` is there.
     pub(super) fn set(

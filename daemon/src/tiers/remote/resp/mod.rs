@@ -1,13 +1,13 @@
 //! Objects in Redis, Valkey or what else speaks RESP: in pieces under names of their own, and the seal under the object's.
 //!
-//! A value of Redis is sent whole, and nothing else of it is served meanwhile: hence pieces, which are asked for in parts.
-//! The thread of the tier that has an object talks over one connection, which it takes from those that are idle or makes.
-//! Commands go out without waiting for the answers to those before them, as far as nothing depends on those; at most
-//! [`WINDOW`] pieces or parts of an object are on their way, so a connection has not much private memory.
+//! A value of Redis is sent and answered whole, and nothing else of it is served meanwhile: hence pieces. The thread of the
+//! tier that has an object talks over one connection, which it takes from those that are idle or makes. Commands go out
+//! without waiting for the answers to those before them, as far as nothing depends on those; at most [`WINDOW`] pieces of an
+//! object are on their way, so that the server keeps not much of it in its buffers.
 //!
 //! ```text
 //!   store   GET seal ──> not there ──> SET piece 0, SET piece 1, ... SET seal ──> PERSIST and EXISTS of all
-//!   load    GET seal, GETRANGE of piece 0, GETRANGE of piece 0, ... GETRANGE of piece 1, ...
+//!   load    GET seal, GET piece 0, GET piece 1, ...
 //!   find    GET seal, GET seal, ...
 //! ```
 //!
@@ -44,12 +44,9 @@ use server::Server;
 
 /// A value of Redis.
 const PIECE_BYTES: u64 = 2 << 20;
-/// What is asked for at a time: the memory that the answer goes through is used again and again, as that of a whole piece
-/// would not be.
-const PART_BYTES: u64 = 512 << 10;
 /// How long what is not whole stays beyond the longest store.
 const OUTLIVES: Duration = Duration::from_secs(60);
-/// Pieces or parts of one object that are on their way at a time.
+/// Pieces of one object that are on their way at a time.
 const WINDOW: usize = 2;
 /// Keys of one lookup that are asked for at a time.
 const LOOKUP_WINDOW: usize = 64;
@@ -62,29 +59,6 @@ pub(super) struct Resp {
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
     ending: Ending,
-}
-
-/// A part of a piece.
-#[derive(Clone, Copy)]
-struct Part {
-    /// The piece.
-    number: u64,
-    /// Where it begins there.
-    begin: u64,
-    len_bytes: u64,
-}
-
-/// The parts of an object in their order.
-fn parts(len_bytes: u64) -> impl Iterator<Item = Part> {
-    (0..)
-        .zip(pieces(len_bytes, PIECE_BYTES))
-        .flat_map(|(number, (_, piece_bytes))| {
-            pieces(piece_bytes, PART_BYTES).map(move |(begin, len_bytes)| Part {
-                number,
-                begin,
-                len_bytes,
-            })
-        })
 }
 
 impl Resp {
@@ -227,13 +201,10 @@ impl Resp {
         destination: PayloadRange,
     ) -> Result<Got, Trouble> {
         let len_bytes = destination.len_bytes;
-        let ask = |connection: &mut Connection, part: Part| {
-            connection.ask(&piece_path(path, part.number), part.begin, part.len_bytes);
-        };
-        let mut next = parts(len_bytes);
+        let mut names = (0..len_bytes.div_ceil(PIECE_BYTES)).map(|number| piece_path(path, number));
         connection.command(&[b"GET", path.as_bytes()]);
-        for part in next.by_ref().take(WINDOW) {
-            ask(connection, part);
+        for name in names.by_ref().take(WINDOW) {
+            connection.command(&[b"GET", name.as_bytes()]);
         }
         let Some(bytes) = connection.value()? else {
             return Ok(Got::Absent);
@@ -242,23 +213,19 @@ impl Resp {
             return Ok(Got::Damaged);
         };
         let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut to = destination.offset_bytes;
-        for part in parts(len_bytes) {
-            let destination = PayloadRange {
-                offset_bytes: to,
-                len_bytes: part.len_bytes,
+        for (begin, len_bytes) in pieces(len_bytes, PIECE_BYTES) {
+            let piece = PayloadRange {
+                offset_bytes: destination.offset_bytes + begin,
+                len_bytes,
             };
-            let taken = connection.take(&self.payload, destination, &mut digest)?;
-            match taken.unwrap_or_default() {
-                // What is not there has no bytes.
-                0 if part.begin == 0 => return Ok(Got::Absent),
-                len_bytes if len_bytes != part.len_bytes => return Ok(Got::Damaged),
-                _ => {}
+            match connection.take(&self.payload, piece, &mut digest)? {
+                None => return Ok(Got::Absent),
+                Some(there_bytes) if there_bytes != len_bytes => return Ok(Got::Damaged),
+                Some(_) => {}
             }
-            if let Some(part) = next.next() {
-                ask(connection, part);
+            if let Some(name) = names.next() {
+                connection.command(&[b"GET", name.as_bytes()]);
             }
-            to += part.len_bytes;
         }
         let sum = Sum::of_checksum(digest.finalize());
         Ok(match seal.sum == sum {

@@ -274,17 +274,3 @@ fn a_server_that_gives_the_words_of_a_login_back_lets_nobody_see_the_password() 
     assert!(sentence.contains("refuses the login (ERR)"), "{sentence}");
     assert!(!sentence.contains("hunter2"), "{sentence}");
 }
-
-#[test]
-fn the_parts_of_an_object_are_all_of_its_pieces_in_their_order() {
-    for len_bytes in [1, PART_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES - 1] {
-        let mut end = 0;
-        for part in parts(len_bytes) {
-            assert_eq!(part.number * PIECE_BYTES + part.begin, end);
-            assert!(part.begin + part.len_bytes <= PIECE_BYTES);
-            assert!((1..=PART_BYTES).contains(&part.len_bytes));
-            end += part.len_bytes;
-        }
-        assert_eq!(end, len_bytes);
-    }
-}
