@@ -2,9 +2,9 @@
 //! in, in the order of their commands.
 //!
 //! Commands are kept until an answer is waited for or a value goes out. A value passes through a buffer that stays in the
-//! cache: it is copied out of the payload, summed and sent a chunk at a time, and comes in the same way. What is waited for
-//! meanwhile is the server alone, so that the tier's other threads have the processor before a whole value is ready. Every
-//! wait has the [`Limit`] of its exchange.
+//! cache: it is copied out of the payload, summed and sent a chunk at a time, and comes in the same way. A thread never works
+//! for long between two sends, so that the tier's others have the processor before their sockets run dry. Every wait has the
+//! [`Limit`] of its exchange.
 //!
 //! | first byte | answer |
 //! |---|---|
