@@ -1,7 +1,6 @@
 //! A server that speaks RESP: where it listens, how it is reached, and how to log in there.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -17,19 +16,11 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Where it listens.
-enum Place {
-    Tcp {
-        host: String,
-        port: u16,
-        tls: Option<(TlsConnector, ServerName<'static>)>,
-    },
-    Unix(PathBuf),
-}
-
 /// A server that connections may be made to.
 pub(super) struct Server {
-    place: Place,
+    place: RespPlace,
+    /// If TLS is spoken there: what it takes, and the name that the certificate must have.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
     username: Option<String>,
     password: Option<String>,
 }
@@ -37,19 +28,15 @@ pub(super) struct Server {
 impl Server {
     /// As the spec says; reads the certificates that this host trusts if TLS is spoken there.
     pub(super) fn of(spec: &RespSpec, password: Option<String>) -> io::Result<Server> {
-        let place = match &spec.place {
-            RespPlace::Unix(path) => Place::Unix(path.clone()),
-            RespPlace::Tcp { host, port } => Place::Tcp {
-                host: host.clone(),
-                port: *port,
-                tls: match spec.is_tls {
-                    true => Some((tls_connector()?, server_name(host)?)),
-                    false => None,
-                },
-            },
+        let tls = match &spec.place {
+            RespPlace::Tcp { host, .. } if spec.is_tls => {
+                Some((tls_connector()?, server_name(host)?))
+            }
+            RespPlace::Tcp { .. } | RespPlace::Unix(_) => None,
         };
         Ok(Server {
-            place,
+            place: spec.place.clone(),
+            tls,
             username: spec.username.clone(),
             password,
         })
@@ -57,13 +44,12 @@ impl Server {
 
     /// Connects.
     pub(super) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let (host, port, tls) = match &self.place {
-            Place::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
-            Place::Tcp { host, port, tls } => (host.as_str(), *port, tls),
+        let stream = match &self.place {
+            RespPlace::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+            RespPlace::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await?,
         };
-        let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        Ok(match tls {
+        Ok(match &self.tls {
             None => Box::new(stream),
             Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
         })
