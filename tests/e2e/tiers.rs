@@ -599,6 +599,19 @@ fn a_redis_over_tls_is_used_if_this_host_trusts_it_and_ends_the_start_if_not() {
     with_tier(&tier)
         .start_must_fail()
         .assert_says(1, &["--l2-adapter #1 (resp)", "certificate"]);
+    let missing = folder.path().join("missing.pem");
+    with_tier(&tier)
+        .variable("SSL_CERT_FILE", missing.to_str().unwrap())
+        .start_must_fail()
+        .assert_says(
+            1,
+            &[
+                "--l2-adapter #1 (resp)",
+                "can't be read",
+                "missing.pem",
+                "hostkvd may read",
+            ],
+        );
 }
 
 #[test]

@@ -77,16 +77,20 @@ fn server_name(host: &str) -> io::Result<ServerName<'static>> {
 
 /// Trusts whom this host trusts.
 fn tls_connector() -> io::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
+    const REMEDY: &str =
+        "install ca-certificates or name a file that hostkvd may read by SSL_CERT_FILE";
     let found = rustls_native_certs::load_native_certs();
+    // Also where there are others: who names a file does not want to go by whatever else is trusted here.
+    if let Some(error) = found.errors.first() {
+        return Err(io::Error::other(format!(
+            "a certificate of this host can't be read: {error}; {REMEDY}"
+        )));
+    }
+    let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let why = match found.errors.first() {
-            Some(error) => format!("its certificates can't be read: {error}"),
-            None => "this host trusts no certificate".to_owned(),
-        };
         return Err(io::Error::other(format!(
-            "{why}; install ca-certificates or name a file that hostkvd may read by SSL_CERT_FILE"
+            "this host trusts no certificate; {REMEDY}"
         )));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
